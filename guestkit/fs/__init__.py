@@ -1,0 +1,1 @@
+"""Filesystems: [Source] -> FileSystem."""

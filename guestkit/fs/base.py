@@ -1,0 +1,231 @@
+"""FileSystem: what every filesystem reader gives, by inode key. Names are bytes; results are values.
+
+An inode key is an int of at least 1, unique in the filesystem and stable; Stat.ino is the guest's own number.
+All methods may be called from several threads. Damage raises Corrupt for the object that is damaged, and only
+for that; it is also counted in problems().
+"""
+
+from __future__ import annotations
+
+import stat as _stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, Unsupported
+from guestkit.source import Source
+
+# struct dirent's d_type, for DirEntry.type; 0 where the format does not say
+DT_UNKNOWN, DT_FIFO, DT_CHR, DT_DIR, DT_BLK, DT_REG, DT_LNK, DT_SOCK = 0, 1, 2, 4, 6, 8, 10, 12
+
+
+class Stat(NamedTuple):
+    """struct stat. Times are nanoseconds since 1970, negative before; `blocks` counts 512 bytes."""
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int  # as os.makedev() makes it
+    size: int
+    blksize: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int | None = None  # creation, where the format keeps it
+
+
+class DirEntry(NamedTuple):
+    """One name. `scan(dir, entry.cookie)` goes on behind it; 0 < cookie < 2^63."""
+
+    name: bytes
+    ino: int  # inode key
+    type: int  # DT_*
+    cookie: int
+
+
+class Link(NamedTuple):
+    """A symbolic link's target; `kind` is "posix", or an NTFS kind that the namespace translates."""
+
+    kind: str
+    target: bytes
+
+
+class Subvolume(NamedTuple):
+    """A tree of its own inside the filesystem (Btrfs); others have one, id 0 at path b""."""
+
+    id: int
+    path: bytes
+    root: int  # inode key
+    default: bool
+    read_only: bool
+
+
+class StatVfs(NamedTuple):
+    """struct statvfs. `bsize` in bytes, `blocks`, `bfree`, `bavail` in units of `frsize` bytes."""
+
+    bsize: int
+    frsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    favail: int
+    namemax: int
+    fsid: int = 0
+
+
+class Problem(NamedTuple):
+    """Something damaged that was skipped or refused."""
+
+    where: str
+    message: str
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether the filesystem was shut down cleanly: kind is "clean", "replayed" or "dirty-not-replayed"."""
+
+    kind: str = "clean"
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.reason})" if self.reason else self.kind
+
+
+class Problems:
+    """A bounded list of what was found damaged; several threads may add. Adding what is known changes nothing."""
+
+    KEPT = 100
+
+    def __init__(self) -> None:
+        self._seen: dict[Problem, None] = {}
+        self.count = 0
+
+    def add(self, where: str, error: GuestkitError | str) -> None:
+        """Remember `error` at `where`; only the first KEPT different ones are kept, all of those counted."""
+        problem = Problem(where, str(error))
+        if problem in self._seen:
+            return
+        self.count += 1
+        if len(self._seen) < self.KEPT:
+            self._seen[problem] = None
+
+    def first(self) -> Sequence[Problem]:
+        return tuple(self._seen)
+
+
+class FileSystem(ABC):
+    """A mounted filesystem, read-only by structure. An opener is `open(sources, limits, options) -> FileSystem`."""
+
+    kind: str  # "ext4", "vfat", ... as blkid says
+    label: str
+    uuid: str
+    root: int  # inode key of the root directory
+    state: State = State()
+    case_sensitive: bool = True
+
+    def __init__(self) -> None:
+        self.damage = Problems()
+
+    @abstractmethod
+    def stat(self, ino: int) -> Stat:
+        """Raises: NotFound for a key that names no inode in use; Corrupt."""
+
+    @abstractmethod
+    def lookup(self, directory: int, name: bytes) -> int:
+        """Return the inode key of `name` (never "." or "..") through the directory's index where it has one.
+
+        Raises: NotFound, NotADirectory, Corrupt.
+        """
+
+    @abstractmethod
+    def parent(self, directory: int) -> int:
+        """Return the key of a directory's parent; the root is its own. Raises: NotADirectory, Corrupt."""
+
+    @abstractmethod
+    def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
+        """Yield the entries behind `cookie` (0: all) in the format's order, without "." and "..".
+
+        Damage hides only itself and is put into problems(). A name that may not reach the tree (with "/" or NUL,
+        empty, "." or "..") is left out; after a damaged block what follows is yielded and Corrupt is raised at
+        the end, so that a listing is never silently shorter.
+        Raises: NotADirectory, Corrupt.
+        """
+
+    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        """As scan, with each entry's Stat, read in bulk; None where stat() of the entry raises."""
+        for entry in self.scan(directory, cookie):
+            try:
+                yield entry, self.stat(entry.ino)
+            except (Corrupt, NotFound, Unsupported) as error:
+                self.damage.add(f"inode {entry.ino}", error)
+                yield entry, None
+
+    @abstractmethod
+    def readlink(self, ino: int) -> Link:
+        """Raises: InvalidArgument (EINVAL) when `ino` is not a link; Corrupt; NeedKey when encrypted."""
+
+    @abstractmethod
+    def open(self, ino: int, stream: bytes = b"") -> Source:
+        """Return a regular file's bytes (or those of a named stream) as a Source; not resolved.
+
+        Raises: IsADirectory, InvalidArgument for another type, NotFound for a stream, NeedKey, Unsupported, Corrupt.
+        """
+
+    @abstractmethod
+    def statvfs(self) -> StatVfs: ...
+
+    def xattr_names(self, ino: int) -> Sequence[bytes]:
+        """Full names ("user.x", "system.posix_acl_access") in the order in which the kernel lists them."""
+        return ()
+
+    def xattr(self, ino: int, name: bytes) -> bytes:
+        """Raises: NoAttribute (ENODATA), Corrupt."""
+        raise NoAttribute
+
+    def has_xattrs(self) -> bool:
+        """False when the filesystem as a whole can hold none, so that nobody need ask."""
+        return True
+
+    def streams(self, ino: int) -> Sequence[tuple[bytes, int]]:
+        """(name, size) of each named stream."""
+        return ()
+
+    def roots(self) -> Sequence[Subvolume]:
+        return (Subvolume(0, b"", self.root, True, False),)
+
+    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """Yield (path relative to `directory`, inode key, Stat) for every name below it; order is the format's.
+
+        Equal to the recursive scan as a set. A directory that cannot be listed in full is in problems(), and so
+        is one that would be its own ancestor, which is not entered. `None` as in scan_stat.
+        """
+        start = self.root if directory is None else directory
+        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        while pending:
+            prefix, current, above = pending.pop()
+            above = (*above, current)
+            try:
+                for entry, status in self.scan_stat(current):
+                    path = prefix + entry.name
+                    yield path, entry.ino, status
+                    if status is not None and _stat.S_ISDIR(status.mode):
+                        if entry.ino in above:
+                            self.damage.add(f"inode {entry.ino}", "directory is its own ancestor")
+                        else:
+                            pending.append((path + b"/", entry.ino, above))
+            except (Corrupt, NotADirectory, NotFound, Unsupported) as error:
+                self.damage.add(f"inode {current}", error)
+
+    def problems(self) -> tuple[int, Sequence[Problem]]:
+        """How many damaged places were met so far, and the first of them."""
+        return self.damage.count, self.damage.first()
+
+    def details(self) -> dict[str, object]:
+        """Facts of the format for a person, JSON-ready (features, block size, last mount)."""
+        return {}

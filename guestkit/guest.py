@@ -1,0 +1,281 @@
+"""Guest: disks -> devices -> volumes -> filesystems. Names, keys, nesting and lifetime are decided here.
+
+Device names are libguestfs's: /dev/sda in the order of adding, /dev/sda1 for its partitions. The Guest owns
+every host file and closes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from guestkit import registry
+from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, NotFound, SourceError, Unsupported
+from guestkit.files import HostFiles
+from guestkit.fs.base import FileSystem
+from guestkit.image.base import Image
+from guestkit.limits import Limits
+from guestkit.probe import Detected
+from guestkit.resolve import resolve
+from guestkit.source import FileSource, Source
+from guestkit.volume.base import Keys, Table, Volume
+
+# a device as people write it: /dev/sda, sda1, /dev/vdb2, xvda1, hdc
+_DEVICE = re.compile(r"(?:/dev/)?(?:sd|hd|vd|xvd|ubd)([a-z]{1,3})(\d*)")
+
+# partition types whose content is never a filesystem of the guest
+_MSR = "E3C9E316-0B5C-4DB8-817D-F92DF00215AE"
+_LDM_METADATA = "5808C8AA-7E8F-42E0-85D2-E1E90434CFB3"
+_LDM_DATA = "AF9B60A0-1431-4F62-BC68-3311714A69AD"
+
+
+@dataclass
+class Device:
+    """A whole disk, a partition, or another volume, under its libguestfs name.
+
+    kind: "disk", "partition", "lv", "md" or "crypt". `size` in bytes. `volume` is None for a whole disk.
+    """
+
+    name: str
+    kind: str
+    size: int
+    sector_size: int
+    volume: Volume | None = None
+    disk: Disk | None = None
+    _source: Source | None = field(default=None, repr=False)
+    _detected: Detected | None = field(default=None, repr=False)
+
+    def open(self, keys: Keys | None = None) -> Source:
+        """Return the device's bytes, resolved. Raises: as Volume.open."""
+        if self._source is None:
+            assert self.volume is not None
+            try:
+                self._source = resolve(self.volume.open(keys))
+            except GuestkitError as error:
+                error.within(self.short)
+                raise
+        return self._source
+
+    @property
+    def short(self) -> str:
+        """The name without /dev/."""
+        return self.name.removeprefix("/dev/")
+
+
+@dataclass
+class Disk(Device):
+    """One added image. `path` is as the user gave it."""
+
+    path: str = ""
+    image: Image | None = field(default=None, repr=False)
+    label: str = ""
+    table: Table | None = field(default=None, repr=False)
+    partitions: list[Device] = field(default_factory=list, repr=False)
+
+
+class Guest:
+    """A virtual machine's disks, opened read-only.
+
+    with Guest() as guest:
+        guest.add("disk.qcow2")
+        fs = guest.filesystem("/dev/sda1")
+    """
+
+    def __init__(self, *, limits: Limits | None = None, allowed: Iterable[str] = ()) -> None:
+        """`allowed`: host directories, besides each image's own, in which images may name further files."""
+        self.limits = limits or Limits()
+        self.disks: list[Disk] = []
+        self._allowed = tuple(allowed)
+        self._filesystems: dict[tuple[str, tuple[tuple[str, str], ...]], FileSystem] = {}
+        self._leaves: list[FileSource] = []
+        self._keys: dict[str, bytes] = {}
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every host file; what was opened from this Guest raises SourceError afterwards. May be repeated."""
+        self._filesystems.clear()
+        self.limits.close()
+        for leaf in self._leaves:
+            leaf.close()
+        self._leaves.clear()
+
+    # disks
+
+    def add(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        snapshot: str | None = None,
+        label: str = "",
+        sector_size: int | None = None,
+    ) -> Disk:
+        """Open a disk image that the user names and look for partitions.
+
+        `format`: qemu-img's name; None: detected. `snapshot`: an internal snapshot's id or name.
+        `sector_size`: 512 or 4096 where the image does not say.
+        Raises: NotFound, AccessRefused, IsADirectory, SourceError, Corrupt, Unsupported, NeedKey.
+        """
+        text = os.fspath(path)
+        leaf = FileSource.open(text, sector_size=sector_size or 512)
+        self._leaves.append(leaf)
+        files = HostFiles(
+            os.path.dirname(os.path.realpath(text)),
+            self._allowed,
+            registry.image_opener(self.limits),
+            self._leaves.append,
+        )
+        try:
+            image = registry.open_image(leaf, files, self.limits, format)
+            shown: Source = image if snapshot is None else image.snapshot(snapshot)
+        except GuestkitError as error:
+            error.within(text)
+            raise
+        name = "/dev/sd" + letters(len(self.disks))
+        disk = Disk(
+            name,
+            "disk",
+            shown.size,
+            sector_size or shown.sector_size,
+            None,
+            None,
+            resolve(shown),
+            None,
+            text,
+            image,
+            label,
+        )
+        disk.disk = disk
+        self.disks.append(disk)
+        self._partition(disk)
+        return disk
+
+    def _partition(self, disk: Disk) -> None:
+        source = disk.open()
+        disk.table = table = registry.partition_table(source, self.limits)
+        if table is None:
+            return
+        disk.sector_size = table.sector_size
+        for volume in table.volumes:
+            device = Device(f"{disk.name}{volume.number}", "partition", volume.size, table.sector_size, volume, disk)
+            disk.partitions.append(device)
+
+    # devices
+
+    def devices(self) -> list[Device]:
+        """Every disk, each followed by its partitions."""
+        return [device for disk in self.disks for device in (disk, *disk.partitions)]
+
+    def device(self, name: str) -> Device:
+        """Find a device by any spelling: /dev/sda1, sda1, /dev/vda1, /dev/hda1, /dev/disk/guestfs/LABEL[N].
+
+        Raises: NotFound.
+        """
+        wanted = canonical_device_name(name if name.startswith("/dev/") else f"/dev/{name}")
+        label = wanted.removeprefix("/dev/disk/guestfs/")
+        for disk in self.disks:
+            if label != wanted and disk.label and label.startswith(disk.label):
+                wanted = disk.name + label[len(disk.label) :]
+            for device in (disk, *disk.partitions):
+                if device.name == wanted:
+                    return device
+        raise NotFound("no such device", where=name)
+
+    def detect(self, device: Device) -> Detected:
+        """What stands on `device`; computed once. Raises: SourceError when the host cannot read it."""
+        if device._detected is None:
+            try:
+                device._detected = registry.detect(device.open(self._keys))
+            except (Corrupt, Unsupported) as error:
+                error.within(device.short)
+                raise
+        return device._detected
+
+    def filesystems(self) -> list[tuple[str, str]]:
+        """(mountable, type) in libguestfs's order and with its omissions; "unknown" and "swap" are types here.
+
+        Bare disks come first, then partitions. Left out: partitioned disks, extended partitions, Microsoft
+        reserved and LDM partitions, members of volume managers, encrypted containers.
+        """
+        found: list[tuple[str, str]] = []
+        whole = [disk for disk in self.disks if not disk.partitions]
+        for device in [*whole, *(part for disk in self.disks for part in disk.partitions)]:
+            volume = device.volume
+            if volume is not None and (volume.role or volume.type_id in (_MSR, _LDM_METADATA, _LDM_DATA)):
+                continue
+            try:
+                kind = self.detect(device).type
+            except SourceError:
+                kind = ""
+            if kind.endswith("_member") or kind in ("crypto_LUKS", "BitLocker"):
+                continue
+            found.append((device.name, kind or "unknown"))
+        return found
+
+    def filesystem(self, mountable: str, options: Mapping[str, str] | None = None) -> FileSystem:
+        """Open the filesystem on a device; the same one when asked again with the same options.
+
+        `options` are mount options ({"noload": ""}); those that mean nothing for reading are ignored.
+        Raises: NotFound (no such device), InvalidArgument (nothing recognised there), Unsupported, Corrupt, NeedKey.
+        """
+        device = self.device(mountable)
+        key = (device.name, tuple(sorted((options or {}).items())))
+        fs = self._filesystems.get(key)
+        if fs is None:
+            detected = self.detect(device)
+            if not detected.type:
+                raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
+            try:
+                fs = registry.open_filesystem(detected.type, [device.open(self._keys)], self.limits, options or {})
+            except GuestkitError as error:
+                error.within(device.short)
+                raise
+            self._filesystems[key] = fs
+        return fs
+
+    def unlock(self, device: str, key: bytes) -> None:
+        """Give the key of an encrypted volume. Raises: NotFound; a wrong key is found when the volume is opened."""
+        self._keys[self.device(device).name] = key
+
+
+def open_guest(*paths: str | os.PathLike[str], format: str | None = None, limits: Limits | None = None) -> Guest:
+    """Open one guest's disk images. Raises: as Guest.add; nothing stays open then."""
+    guest = Guest(limits=limits)
+    try:
+        for path in paths:
+            guest.add(path, format=format)
+    except BaseException:
+        guest.close()
+        raise
+    return guest
+
+
+def letters(index: int) -> str:
+    """The letters of the disk at `index`: a .. z, aa .. zz, aaa .."""
+    text = ""
+    index += 1
+    while index:
+        index, digit = divmod(index - 1, 26)
+        text = chr(ord("a") + digit) + text
+    return text
+
+
+def letters_index(text: str) -> int:
+    """The inverse of letters()."""
+    index = 0
+    for letter in text:
+        index = index * 26 + ord(letter) - ord("a") + 1
+    return index - 1
+
+
+def canonical_device_name(name: str) -> str:
+    """Turn /dev/hdX, /dev/vdX, /dev/xvdX into /dev/sdX; anything else is returned as it is."""
+    match = _DEVICE.fullmatch(name)
+    return f"/dev/sd{match[1]}{match[2]}" if match and name.startswith("/dev/") else name

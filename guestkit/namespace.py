@@ -1,0 +1,432 @@
+"""Namespace: one tree of names over mounted filesystems. Mounts, nodes and path resolution, here and only here.
+
+A node is an int that holds the mount index and the inode key. Every place where a filesystem is mounted has its
+own mount index, so the same filesystem at two places gives different nodes. Mount points are keyed by node.
+Nothing above this module sees a FileSystem, so that a writable overlay can be another implementation.
+"""
+
+from __future__ import annotations
+
+import stat as _stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from guestkit.errors import (
+    Busy,
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    LinkLoop,
+    NameTooLong,
+    NotADirectory,
+    NotFound,
+)
+from guestkit.fs.base import FileSystem, Link, Problem, Stat, StatVfs
+from guestkit.resolve import resolve
+from guestkit.source import Source
+
+KEY_BITS = 52
+_KEY_MASK = (1 << KEY_BITS) - 1
+_WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
+MAX_LINKS = 40
+MAX_PATH = 4096  # bytes of a path argument
+MAX_NAME = 255  # bytes of a name; filesystems with longer ones (NTFS in UTF-8) say so by finding them
+
+
+class Entry(NamedTuple):
+    """One name of a directory. `node` already leads into a filesystem that is mounted there."""
+
+    name: bytes
+    node: int
+    type: int  # DT_*
+    cookie: int
+    stat: Stat | None = None  # from scan_stat; None where stat(node) raises
+
+
+class Namespace(Protocol):
+    """What the adapters (FUSE, Guestfs, command line, inspection) see."""
+
+    root: int
+
+    def lookup(self, directory: int, name: bytes) -> int: ...
+    def parent(self, directory: int) -> int: ...
+    def scan(self, directory: int, cookie: int = 0) -> Iterator[Entry]: ...
+    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[Entry]: ...
+    def stat(self, node: int) -> Stat: ...
+    def readlink(self, node: int) -> bytes: ...
+    def confined(self, directory: int, target: bytes) -> bytes: ...
+    def xattr_names(self, node: int) -> Sequence[bytes]: ...
+    def xattr(self, node: int, name: bytes) -> bytes: ...
+    def has_xattrs(self) -> bool: ...
+    def streams(self, node: int) -> Sequence[tuple[bytes, int]]: ...
+    def statvfs(self, node: int) -> StatVfs: ...
+    def open(self, node: int, stream: bytes = b"") -> Source: ...
+    def walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]: ...
+    def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int: ...
+    def problems(self) -> Sequence[Problem]: ...
+
+
+def node_of(index: int, key: int) -> int:
+    """The node of inode `key` in mount `index`; below 2^64 unless the key is wider than KEY_BITS."""
+    return index << KEY_BITS | key if key <= _KEY_MASK else _WIDE | index << 64 | key
+
+
+def split_node(node: int) -> tuple[int, int]:
+    """(mount index, inode key) of a node."""
+    if node >= _WIDE:
+        return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
+    return node >> KEY_BITS, node & _KEY_MASK
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One filesystem at one place. `source` is what it was mounted from ("/dev/sda2", "btrfsvol:...")."""
+
+    index: int
+    fs: FileSystem
+    root: int  # inode key of what is shown at the place
+    at: int | None  # the node that it covers; None for the root of all
+    path: bytes  # of the place, from the namespace's root, b"" for the root
+    confine: int  # the mount index at whose root ".." and absolute links stop
+    source: str = ""
+
+
+class MountTable:
+    """A Namespace of filesystems mounted at nodes of one tree.
+
+    Absolute links resolve from the root that their mount is confined to. `prefix` is what confined() puts
+    before rewritten targets: the host path at which the tree is served.
+    """
+
+    def __init__(self, *, first_index: int = 1) -> None:
+        self.root = 0
+        self.prefix = b""
+        self.mounts: dict[int, Mount] = {}
+        self._covered: dict[int, int] = {}  # node -> node of the root mounted there
+        self._next = first_index
+
+    # mounts
+
+    def mount(
+        self,
+        fs: FileSystem,
+        at: int | None = None,
+        path: bytes = b"",
+        *,
+        root: int | None = None,
+        confine: bool = False,
+        source: str = "",
+    ) -> Mount:
+        """Mount `fs` at node `at` (None: as the root of all), whose path is `path`.
+
+        `root`: the inode key to show, a subvolume's perhaps. `confine`: absolute links inside resolve from here,
+        else from the root of the tree that it is mounted in.
+        Raises: Busy when something is mounted there; NotADirectory.
+        """
+        if at is None and self.mounts:
+            raise Busy("a root filesystem is already mounted")
+        if at is not None:
+            if at in self._covered:
+                raise Busy("something is already mounted there", where=path.decode("utf-8", "replace"))
+            if not _stat.S_ISDIR(self.stat(at).mode):
+                raise NotADirectory("mount point is not a directory", where=path.decode("utf-8", "replace"))
+        index, self._next = self._next, self._next + 1
+        outer = index if at is None or confine else self.mounts[split_node(at)[0]].confine
+        mount = Mount(index, fs, fs.root if root is None else root, at, path, outer, source)
+        self.mounts[index] = mount
+        here = node_of(index, mount.root)
+        if at is None:
+            self.root = here
+        else:
+            self._covered[at] = here
+        return mount
+
+    def umount(self, index: int) -> None:
+        """Raises: InvalidArgument when nothing is mounted by that index; Busy while others stand on it."""
+        mount = self.mounts.get(index)
+        if mount is None:
+            raise InvalidArgument("not mounted")
+        if any(other.at is not None and split_node(other.at)[0] == index for other in self.mounts.values()):
+            raise Busy("target is busy: another filesystem is mounted below")
+        del self.mounts[index]
+        if mount.at is None:
+            self.root = 0
+        else:
+            del self._covered[mount.at]
+
+    def mount_of(self, node: int) -> Mount:
+        """Raises: NotFound for a node of no mount."""
+        try:
+            return self.mounts[split_node(node)[0]]
+        except KeyError:
+            raise NotFound("no such node") from None
+
+    # nodes
+
+    def lookup(self, directory: int, name: bytes) -> int:
+        """Return the node of `name`, never "." or "..". Raises: NotFound, NotADirectory, NameTooLong, Corrupt."""
+        index, key = split_node(directory)
+        node = node_of(index, self._fs(index).lookup(key, name))
+        return self._covered.get(node, node)
+
+    def parent(self, directory: int) -> int:
+        """Return the node above a directory; ".." of a confined root, and of the root of all, is itself."""
+        mount = self.mount_of(directory)
+        key = split_node(directory)[1]
+        while key == mount.root:
+            if mount.at is None or mount.confine == mount.index:
+                return directory
+            index, key = split_node(mount.at)
+            mount = self.mounts[index]
+        return node_of(mount.index, mount.fs.parent(key))
+
+    def scan(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
+        """Yield the entries behind `cookie`. Raises: as FileSystem.scan."""
+        index, key = split_node(directory)
+        covered = self._covered
+        for entry in self._fs(index).scan(key, cookie):
+            node = node_of(index, entry.ino)
+            if node in covered:
+                yield Entry(entry.name, covered[node], 4, entry.cookie)
+            else:
+                yield Entry(entry.name, node, entry.type, entry.cookie)
+
+    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
+        """As scan, with Stat."""
+        index, key = split_node(directory)
+        covered = self._covered
+        for entry, status in self._fs(index).scan_stat(key, cookie):
+            name, ino, kind, behind = entry
+            node = index << KEY_BITS | ino if ino <= _KEY_MASK else node_of(index, ino)
+            if node in covered:
+                node = covered[node]
+                kind = 4
+                status = self._stat_or_none(node)
+            yield Entry(name, node, kind, behind, status)
+
+    def _stat_or_none(self, node: int) -> Stat | None:
+        try:
+            return self.stat(node)
+        except GuestkitError:  # stat(node) raises it again for whoever asks
+            return None
+
+    def stat(self, node: int) -> Stat:
+        index, key = split_node(node)
+        return self._fs(index).stat(key)
+
+    def readlink(self, node: int) -> bytes:
+        """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest."""
+        index, key = split_node(node)
+        return self._posix_target(self._fs(index).readlink(key))
+
+    def _posix_target(self, link: Link) -> bytes:
+        return link.target
+
+    def confined(self, directory: int, target: bytes) -> bytes:
+        """Rewrite a link's target, met in `directory`, so that the host's kernel stays inside this tree.
+
+        An absolute one gets the prefix of its confinement root; a relative one is left as it is unless one of
+        its ".." would climb above that root. Raises: LinkLoop when following it does not end.
+        """
+        root = self.mounts[self.mount_of(directory).confine]
+        top = self.prefix + root.path
+        if target.startswith(b"/"):
+            return top + b"/" + b"/".join(_clamped(target))
+        if b".." not in target:
+            return target
+        stops = [0]
+        self._follow(target, directory, follow=True, fold=False, stops=stops, missing_ok=True)
+        if not stops[0]:
+            return target
+        depth = self._path_of(directory)
+        return top + b"/" + b"/".join(_clamped(depth + b"/" + target))
+
+    def _path_of(self, directory: int) -> bytes:
+        """A directory's path below its confinement root, by way of its parents."""
+        names: list[bytes] = []
+        seen = set()
+        while (above := self.parent(directory)) != directory:
+            if directory in seen:
+                raise LinkLoop("a directory is its own ancestor")
+            seen.add(directory)
+            names.append(next((entry.name for entry in self.scan(above) if entry.node == directory), b"?"))
+            directory = above
+        return b"/".join(reversed(names))
+
+    def xattr_names(self, node: int) -> Sequence[bytes]:
+        index, key = split_node(node)
+        return self._fs(index).xattr_names(key)
+
+    def xattr(self, node: int, name: bytes) -> bytes:
+        index, key = split_node(node)
+        return self._fs(index).xattr(key, name)
+
+    def has_xattrs(self) -> bool:
+        """False when no mounted filesystem holds any."""
+        return any(mount.fs.has_xattrs() for mount in self.mounts.values())
+
+    def streams(self, node: int) -> Sequence[tuple[bytes, int]]:
+        index, key = split_node(node)
+        return self._fs(index).streams(key)
+
+    def statvfs(self, node: int) -> StatVfs:
+        return self._fs(split_node(node)[0]).statvfs()
+
+    def open(self, node: int, stream: bytes = b"") -> Source:
+        """Return a file's bytes, resolved."""
+        index, key = split_node(node)
+        return resolve(self._fs(index).open(key, stream))
+
+    def walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """Yield (path relative to `directory`, node, Stat) for every name below, across mounts."""
+        pending = [(b"", directory)]
+        while pending:
+            prefix, top = pending.pop()
+            index, key = split_node(top)
+            inside = any(split_node(at)[0] == index for at in self._covered)
+            if not inside:
+                for path, ino, status in self._fs(index).walk(key):
+                    yield prefix + path, node_of(index, ino), status
+                continue
+            above: set[int] = set()
+            stack = [(prefix, top)]
+            while stack:
+                path, node = stack.pop()
+                if node in above:
+                    continue
+                above.add(node)
+                try:
+                    for entry in self.scan_stat(node):
+                        here = path + entry.name
+                        yield here, entry.node, entry.stat
+                        if entry.stat is not None and _stat.S_ISDIR(entry.stat.mode):
+                            follow = stack if split_node(entry.node)[0] == index else pending
+                            follow.append((here + b"/", entry.node))
+                except Corrupt as error:
+                    self._fs(index).damage.add(path.decode("utf-8", "replace"), error)
+
+    def problems(self) -> Sequence[Problem]:
+        """The first problems of every mounted filesystem, the mount's source before the place."""
+        found = []
+        for mount in self.mounts.values():
+            for problem in mount.fs.problems()[1]:
+                found.append(replace_where(problem, mount.source))
+        return found
+
+    def _fs(self, index: int) -> FileSystem:
+        try:
+            return self.mounts[index].fs
+        except KeyError:
+            raise NotFound("no such node") from None
+
+    # paths
+
+    def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int:
+        """Return the node at `path`, from `start` (default: the root); links and ".." stay inside its confinement.
+
+        `follow`: a final link is followed. `fold`: names are matched without regard to case.
+        Raises: NotFound, NotADirectory, LinkLoop (40 links), NameTooLong, Corrupt.
+        """
+        if len(path) > MAX_PATH:
+            raise NameTooLong("path is too long")
+        if b"\0" in path:
+            raise InvalidArgument("path holds a NUL")
+        begin = self.root if start is None else start
+        try:
+            node = self._follow(path, begin, follow=follow, fold=fold)
+        except GuestkitError as error:
+            error.within(path.decode("utf-8", "surrogateescape"))
+            raise
+        assert node is not None
+        return node
+
+    def _confinement(self, node: int) -> int:
+        mount = self.mounts[self.mount_of(node).confine]
+        return node_of(mount.index, mount.root)
+
+    def _follow(
+        self,
+        path: bytes,
+        node: int,
+        *,
+        follow: bool,
+        fold: bool,
+        stops: list[int] | None = None,
+        missing_ok: bool = False,
+    ) -> int | None:
+        """The one path walk. `stops[0]` counts the ".." that were held at the root of the confinement."""
+        links = 0
+        parts = path.split(b"/")
+        if path.startswith(b"/"):
+            node = self._confinement(node)
+        must_be_directory = path.endswith((b"/", b"/."))
+        parts.reverse()
+        while parts:
+            name = parts.pop()
+            if not name or name == b".":
+                if parts and not _stat.S_ISDIR(self.stat(node).mode):
+                    raise NotADirectory
+                continue
+            if name == b"..":
+                above = self.parent(node)
+                if above == node and stops is not None:
+                    stops[0] += 1
+                node = above
+                continue
+            try:
+                child = self._lookup_fold(node, name) if fold else self.lookup(node, name)
+            except (NotFound, NotADirectory):
+                if missing_ok:
+                    return None
+                raise
+            last = not any(part and part != b"." for part in parts)
+            if (not last or follow or must_be_directory or parts) and self._is_link(child):
+                links += 1
+                if links > MAX_LINKS:
+                    raise LinkLoop
+                target = self.readlink(child)
+                if not target:
+                    raise NotFound
+                if target.startswith(b"/"):
+                    node = self._confinement(node)
+                parts.extend(reversed(target.split(b"/")))
+                continue
+            node = child
+        if must_be_directory and not _stat.S_ISDIR(self.stat(node).mode):
+            raise NotADirectory
+        return node
+
+    def _is_link(self, node: int) -> bool:
+        return _stat.S_ISLNK(self.stat(node).mode)
+
+    def _lookup_fold(self, directory: int, name: bytes) -> int:
+        """Lookup without regard to case; an exact match wins, else the first in the directory's order."""
+        try:
+            return self.lookup(directory, name)
+        except NotFound:
+            wanted = fold_name(name)
+            for entry in self.scan(directory):
+                if fold_name(entry.name) == wanted:
+                    return entry.node
+            raise
+
+
+def fold_name(name: bytes) -> str:
+    """A name for comparison without regard to case."""
+    return name.decode("utf-8", "surrogateescape").casefold()
+
+
+def replace_where(problem: Problem, source: str) -> Problem:
+    return Problem(f"{source} > {problem.where}" if source else problem.where, problem.message)
+
+
+def _clamped(path: bytes) -> list[bytes]:
+    """The components of an absolute path, ".." applied and stopped at the root."""
+    names: list[bytes] = []
+    for name in path.split(b"/"):
+        if name == b"..":
+            del names[-1:]
+        elif name and name != b".":
+            names.append(name)
+    return names

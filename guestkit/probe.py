@@ -1,0 +1,64 @@
+"""What detection is made of: the Window that a probe looks at and the Detected that it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guestkit.errors import GuestkitError, SourceError, WouldBlock
+from guestkit.source import Source
+
+HEAD = 0x12000  # 72 KiB: reaches Btrfs's superblock at 64 KiB and every magic but those at the end
+TAIL = 0x40000  # 256 KiB: MD 0.90 and 1.0, backup GPT, ZFS's last labels, DDF, VHD footers
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What detection says of a source. Names are blkid's; all "" when nothing was recognised."""
+
+    type: str = ""  # blkid's TYPE
+    usage: str = ""  # "filesystem", "raid", "crypto", "other"
+    label: str = ""
+    uuid: str = ""
+    version: str = ""
+    block_size: int = 0  # bytes, 0 when the format has none
+    set_uuid: str = ""  # of the group (volume group, array, multi-device filesystem) that it is a member of
+    member: str = ""  # its own identity in that group
+
+
+class Window:
+    """The head and tail of a source, each read once when first asked for; what lies outside reads as b""."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.size = source.size
+        self.sector_size = source.sector_size
+        self._head: bytes | None = None
+        self._tail: bytes | None = None
+
+    def at(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes at `offset` (negative: from the end), or b"" when they are not all there.
+
+        Raises: SourceError (EIO) when the host cannot read them.
+        """
+        if offset < 0:
+            offset += self.size
+        if offset < 0 or length <= 0 or offset + length > self.size:
+            return b""
+        if offset + length <= HEAD:
+            if self._head is None:
+                self._head = self._read(0, min(HEAD, self.size))
+            return self._head[offset : offset + length]
+        tail = max(0, self.size - TAIL)
+        if offset >= tail:
+            if self._tail is None:
+                self._tail = self._read(tail, self.size - tail)
+            return self._tail[offset - tail : offset - tail + length]
+        return self._read(offset, length)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        try:
+            return self.source.read(offset, length)
+        except (SourceError, WouldBlock):
+            raise
+        except GuestkitError:  # the image's own tables are damaged here: nothing can be recognised
+            return bytes(length)
