@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from guestkit.errors import AccessRefused, Corrupt, GuestkitError, InvalidArgument, LinkLoop, NotFound, Unsupported
@@ -287,8 +287,3 @@ def _json_options(text: str) -> dict[str, Any]:
 def _is_below(path: str, root: str) -> bool:
     """Whether absolute `path` is `root` or below it; neither holds links or dots."""
     return path == root or path.startswith(root if root == "/" else root + "/")
-
-
-def directories(paths: Iterable[str]) -> tuple[str, ...]:
-    """The real paths of `paths`, each once."""
-    return tuple(dict.fromkeys(os.path.realpath(path) for path in paths))

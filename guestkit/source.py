@@ -95,7 +95,10 @@ class Leaf(Source):
 
 
 class FileSource(Leaf):
-    """A regular file or block device of the host, opened read-only; owns the descriptor until close()."""
+    """A regular file or block device of the host, opened read-only; owns the descriptor until close().
+
+    `dense` says that the file has no holes worth asking for.
+    """
 
     def __init__(self, fd: int, path: str, *, sector_size: int = 512) -> None:
         """Take over `fd`. `path` is for messages only."""
@@ -104,7 +107,7 @@ class FileSource(Leaf):
         self.path = path
         self.sector_size = sector_size
         self.size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(status.st_mode) else status.st_size
-        self._dense = not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 >= status.st_size
+        self.dense = not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 >= status.st_size
         self._nowait = hasattr(os, "RWF_NOWAIT")
 
     @classmethod
@@ -131,7 +134,7 @@ class FileSource(Leaf):
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         self.check(offset, length)
-        if self._dense:
+        if self.dense:
             if length:
                 yield Extent(offset, length, self, offset)
             return
@@ -156,7 +159,7 @@ class FileSource(Leaf):
             if error.errno == errno.ENXIO:  # no data from here to the end
                 return end
             if error.errno == errno.EINVAL:  # the host filesystem keeps no holes
-                self._dense = True
+                self.dense = True
                 return offset if whence == os.SEEK_DATA else end
             raise host_error(error, self.path) from None
 

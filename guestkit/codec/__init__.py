@@ -1,0 +1,1 @@
+"""Decompressors: bytes -> bytes, each with a bound on its output."""

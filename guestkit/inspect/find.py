@@ -1,0 +1,97 @@
+"""inspect_guest(): which filesystems hold an operating system, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guestkit.errors import GuestkitError
+from guestkit.guest import Guest
+from guestkit.inspect import linux
+from guestkit.inspect.elf import architecture
+from guestkit.inspect.fstab import DeviceIndex, read_fstab
+from guestkit.inspect.look import Look
+from guestkit.inspect.mounting import filesystem_options
+from guestkit.inspect.release import find_release
+from guestkit.inspect.system import UNKNOWN, FstabEntry, OperatingSystem
+from guestkit.namespace import MountTable
+
+
+def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> list[OperatingSystem]:
+    """Look at every filesystem that can be opened and describe each that is the root of a system.
+
+    `options`: mount options for every filesystem. One that cannot be opened is passed over here;
+    report.filesystems_document tells why. The caller keeps the result.
+    """
+    systems: list[OperatingSystem] = []
+    index: DeviceIndex | None = None
+    for mountable, kind in guest.filesystems():
+        if kind in ("swap", "unknown"):
+            continue
+        table = MountTable()
+        try:
+            table.mount(guest.filesystem(mountable, options or {}), source=mountable)
+        except GuestkitError:
+            continue
+        look = Look(table)
+        system = linux.system_type(look)
+        if system:
+            index = index or DeviceIndex(guest)
+            systems.append(_describe(guest, mountable, system, table, look, index, options or {}))
+    return systems
+
+
+def _describe(
+    guest: Guest,
+    root: str,
+    system: str,
+    table: MountTable,
+    look: Look,
+    index: DeviceIndex,
+    options: Mapping[str, str],
+) -> OperatingSystem:
+    fstab = read_fstab(look, index, root)
+    mountpoints = _mountpoints(root, fstab)
+    if "/usr" in mountpoints:  # its programs and os-release are the system's
+        entry = next(entry for entry in fstab if entry.mountpoint == "/usr" and entry.device)
+        try:
+            usr = guest.filesystem(entry.device, filesystem_options(entry, options))
+            table.mount(usr, table.resolve(b"/usr"), b"/usr", source=entry.device)
+        except GuestkitError as error:
+            look.warn(f"/usr: {error}")
+    release = find_release(look)
+    return OperatingSystem(
+        root=root,
+        type=system,
+        distro=release.distro,
+        product_name=release.product_name,
+        major_version=release.major,
+        minor_version=release.minor,
+        hostname=linux.hostname(look) or UNKNOWN,
+        arch=architecture(look) or UNKNOWN,
+        package_format=linux.package_format(release),
+        package_management=linux.package_management(look, release),
+        osinfo=linux.osinfo(release) if system == "linux" else UNKNOWN,
+        codename=release.codename,
+        build_id=release.build_id,
+        mountpoints=mountpoints,
+        filesystems=_filesystems(root, fstab),
+        fstab=tuple(fstab),
+        warnings=tuple(look.warnings),
+    )
+
+
+def _mountpoints(root: str, fstab: list[FstabEntry]) -> dict[str, str]:
+    """{mount point: mountable} with "/" first, which is the filesystem looked at, whatever fstab calls it."""
+    found = {"/": root}
+    for entry in fstab:
+        if entry.device and entry.automatic and not entry.is_swap and entry.mountpoint.startswith("/"):
+            found.setdefault(entry.mountpoint, entry.device)
+    return found
+
+
+def _filesystems(root: str, fstab: list[FstabEntry]) -> tuple[str, ...]:
+    names = {root: None}
+    for entry in fstab:
+        if entry.mountpoint != "/":
+            names.setdefault(entry.device or entry.spec)
+    return tuple(names)
