@@ -7,17 +7,22 @@ decoding several units at once, and read-ahead when reads are sequential (zlib a
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from guestkit.errors import WouldBlock
+from guestkit.errors import GuestkitError, WouldBlock
 from guestkit.limits import Limits
 from guestkit.source import Leaf, patience
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_AHEAD_BYTES = 1 << 20  # decoded ahead of a sequential reader
+_BATCH_BYTES = 1 << 18  # decoded by one job: long enough to pay for its start
+_FIRST_AHEAD = 1 << 19  # decoded ahead of a reader that went on where it stopped; doubled each time it does
+_MOST_AHEAD = 1 << 21
+_SKIP = 1 << 18  # a reader that leaves out this much still goes on
+_READERS = 8  # sequential readers that are told apart: the files of a guest share one disk
 
 
 class Decoded(Leaf):
@@ -27,10 +32,14 @@ class Decoded(Leaf):
         self.size = size
         self.unit = unit
         self._limits = limits
+        self._cache = limits.cache
         self._token = limits.token()
-        self._pending: dict[int, Future[bytes]] = {}
+        self._batch = max(1, _BATCH_BYTES // unit)  # units
+        self._most_ahead = min(_MOST_AHEAD, limits.cache.limit // 4)
+        self._pending: dict[int, Future[None]] = {}  # by batch; what a job makes goes into the cache
         self._lock = Lock()
-        self._next = -1  # the unit that a sequential reader asks for next
+        self._readers = [(-1 << 62, 0)] * _READERS  # (where it goes on, how far ahead to decode), any order
+        self._oldest = 0
 
     @abstractmethod
     def decode(self, index: int) -> bytes:
@@ -39,6 +48,26 @@ class Decoded(Leaf):
         Raises: Corrupt when they cannot be made; SourceError when the host does not give the input.
         """
 
+    def wanted(self, index: int) -> bool:
+        """Whether unit `index` is worth decoding ahead; a layer with gaps says no for them."""
+        return True
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.check(offset, length)
+        if not length:
+            return b""
+        unit = self.unit
+        first, last = offset // unit, (offset + length - 1) // unit
+        self._ahead(offset, length, first, last)
+        if first == last:
+            start = offset - first * unit
+            return self._unit(first)[start : start + length]
+        parts: list[bytes | memoryview] = [self._unit(index) for index in range(first, last + 1)]
+        if start := offset - first * unit:
+            parts[0] = memoryview(parts[0])[start:]
+        parts[-1] = memoryview(parts[-1])[: offset + length - last * unit]
+        return b"".join(parts)
+
     def read_into(self, offset: int, buf: memoryview) -> None:
         length = len(buf)
         self.check(offset, length)
@@ -46,12 +75,7 @@ class Decoded(Leaf):
             return
         unit = self.unit
         first, last = offset // unit, (offset + length - 1) // unit
-        ahead = last
-        if first <= self._next <= last + 1:
-            ahead = min(last + max(2, _AHEAD_BYTES // unit), (self.size - 1) // unit)
-        self._next = last + 1
-        if ahead > first:
-            self._start(first, ahead)
+        self._ahead(offset, length, first, last)
         at = 0
         for index in range(first, last + 1):
             data = self._unit(index)
@@ -60,43 +84,79 @@ class Decoded(Leaf):
             buf[at : at + take] = data if take == len(data) else memoryview(data)[skip : skip + take]
             at += take
 
-    def wanted(self, index: int) -> bool:
-        """Whether unit `index` is worth decoding ahead; a layer with gaps says no for them."""
-        return True
+    def _unit(self, index: int) -> bytes:
+        key = (self._token, index)
+        cache = self._cache
+        data: bytes | None = cache.get(key)
+        if data is not None:
+            return data
+        job = self._pending.get(index // self._batch)
+        if not patience.may_block and (job is None or not job.done()):
+            raise WouldBlock
+        if job is not None:
+            if not job.cancel():  # begun: it is nearer to the end than this thread could be
+                job.exception()
+            data = cache.get(key)
+            if data is not None:
+                return data
+        data = self.decode(index)
+        cache.put(key, data, len(data) + 100)
+        return data
 
-    def _start(self, first: int, last: int) -> None:
-        """Begin to decode the units of [first, last] that are not there yet."""
+    def _ahead(self, offset: int, length: int, first: int, last: int) -> None:
+        """Have the pool decode what this read needs and, when a reader goes on, what it will ask for next."""
+        if not self._limits.decode_threads:
+            return
+        readers = self._readers
+        end = offset + length
+        ahead = 0
+        for at, (known, far) in enumerate(readers):
+            if 0 <= offset - known <= _SKIP:
+                ahead = min(max(_FIRST_AHEAD, far * 2), self._most_ahead)
+                break
+        else:
+            at = self._oldest
+            self._oldest = (at + 1) % _READERS
+        readers[at] = (end, ahead)
+        if ahead or last - first >= self._batch:
+            self._start(first // self._batch, min(last + ahead // self.unit, (self.size - 1) // self.unit))
+
+    def _start(self, batch: int, last: int) -> None:
+        """Begin to decode the batches from `batch` to that of unit `last`, as far as they are not there yet."""
         pool = self._limits.pool()
         if pool is None:
             return
-        cache, token = self._limits.cache, self._token
-        room = max(2, 2 * _AHEAD_BYTES // self.unit)
-        with self._lock:
-            for index in range(first, last + 1):
-                if len(self._pending) >= room:
-                    stale = [known for known in self._pending if known < first or known > last]
-                    for known in stale:
-                        self._pending.pop(known).cancel()
-                    if len(self._pending) >= room:
-                        return
-                if index not in self._pending and cache.get((token, index)) is None and self.wanted(index):
-                    self._pending[index] = pool.submit(self.decode, index)
+        size, pending, cache, token = self._batch, self._pending, self._cache, self._token
+        room = 2 * max(2, self._most_ahead // (size * self.unit))
+        for number in range(batch, last // size + 1):
+            if number in pending or len(pending) >= room:
+                continue
+            end = min((number + 1) * size - 1, (self.size - 1) // self.unit)
+            # the ends tell: jobs go through a batch from left to right
+            if (token, end) in cache and (token, number * size) in cache:
+                continue
+            with self._lock:
+                if number in pending:
+                    continue
+                try:
+                    pending[number] = job = pool.submit(self._decode_batch, number, end)
+                except RuntimeError:  # the pool was shut down: whoever reads decodes
+                    return
+            job.add_done_callback(lambda _, number=number: pending.pop(number, None))  # type: ignore[misc]
 
-    def _unit(self, index: int) -> bytes:
-        key = (self._token, index)
-        data: bytes | None = self._limits.cache.get(key)
-        if data is not None:
-            return data
-        future = self._pending.get(index)
-        if not patience.may_block and (future is None or not future.done()):
-            raise WouldBlock
-        if future is None:
-            data = self.decode(index)
-        else:
+    def _decode_batch(self, number: int, end: int) -> None:
+        cache, token = self._cache, self._token
+        missing = [index for index in range(number * self._batch, end + 1) if (token, index) not in cache]
+        for index, data in self.decode_some([index for index in missing if self.wanted(index)]):
+            cache.put((token, index), data, len(data) + 100)
+
+    def decode_some(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, bytes) of those of the ascending units that can be made; for read-ahead.
+
+        A layer whose input lies together may read it at once.
+        """
+        for index in indices:
             try:
-                data = future.result() if not future.cancelled() else self.decode(index)
-            finally:
-                with self._lock:
-                    self._pending.pop(index, None)
-        self._limits.cache.put(key, data, len(data) + 100)
-        return data
+                yield index, self.decode(index)
+            except GuestkitError:  # whoever reads that unit decodes it again and is told
+                continue

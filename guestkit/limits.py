@@ -55,6 +55,9 @@ class Cache:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._bytes -= dropped
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
     @property
     def bytes(self) -> int:
         return self._bytes

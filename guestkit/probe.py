@@ -86,11 +86,9 @@ def label_text(raw: bytes, encoding: str = "utf-8") -> str:
     """
     if encoding == "utf-8":
         return raw.partition(b"\0")[0].rstrip(b" \t\n\v\f\r").decode("utf-8", "surrogateescape")
-    text = raw[: len(raw) & ~1].decode(encoding, "surrogatepass" if _pairs(raw, encoding) else "replace")
+    even = raw[: len(raw) & ~1]
+    try:
+        text = even.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:  # a high surrogate at the very end
+        text = even.decode(encoding, "replace")
     return text.partition("\0")[0].rstrip(" \t\n\v\f\r")
-
-
-def _pairs(raw: bytes, encoding: str) -> bool:
-    """Whether `surrogatepass` can decode `raw`: it refuses a high surrogate at the very end."""
-    last = raw[len(raw) & ~1 :][-1:] or raw[: len(raw) & ~1]
-    return bool(last) and True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError, Unsupported, WouldBlock
 from guestkit.fs.base import FileSystem
@@ -49,7 +49,9 @@ FORMATS: tuple[Format, ...] = (
     Format("qcow2", "image", ((0, b"QFI\xfb\0\0\0\x02"), (0, b"QFI\xfb\0\0\0\x03")), open="guestkit.image.qcow2:open"),
     Format("raw", "image", (), open="guestkit.image.raw:open"),
     # partition tables
-    Format("gpt", "table", ((512, b"EFI PART"), (4096, b"EFI PART")), open="guestkit.volume.gpt:open"),
+    Format(
+        "gpt", "table", ((510, b"\x55\xaa"), (512, b"EFI PART"), (4096, b"EFI PART")), open="guestkit.volume.gpt:open"
+    ),
     Format("msdos", "table", ((510, b"\x55\xaa"),), open="guestkit.volume.mbr:open"),
     # filesystems
     Format("ext4", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
@@ -57,8 +59,10 @@ FORMATS: tuple[Format, ...] = (
     Format("ext2", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
 )
 
-# formats of other tables in time order of asking: (name, magics) of partition tables that are only told by name
-_WEAK = ("iso9660", "udf")
+# whose superblock does not stand where a partition table does: both may be meant
+_BESIDE_A_TABLE = ("iso9660", "udf")
+# whose boot sector ends as an MBR does
+_BOOT_SECTORS = ("vfat", "ntfs", "exfat", "ReFS", "BitLocker", "hpfs")
 
 
 @cache
@@ -170,16 +174,43 @@ def image_opener(limits: Limits) -> Callable[[Source, Files, str | None], Source
 
 
 def partition_table(source: Source, limits: Limits, detected: Detected | None = None) -> Table | None:
-    """The partition table on `source`, or None. `detected`: what detect() said of it, where it is known."""
+    """The partition table on `source`, or None. `detected`: what detect() said of it, where it is known.
+
+    A boot sector is no MBR, and where a superblock stands on the whole disk, an MBR counts only if all that it
+    says is plausible. The table inside a member of an array belongs to the array.
+    Raises: SourceError (EIO) when the host cannot read the disk.
+    """
+    if detected is None:
+        detected = detect(source)
+    type = detected.type
+    if type in _BOOT_SECTORS or type.endswith("_raid_member") or detected.usage == "crypto":
+        return None
+    window = Window(source)
     for format in readers("table"):
-        if _matches(format, Window(source)):
-            try:
-                table: Table | None = _named(format.open)(source, limits)
-            except Corrupt:
-                table = None
-            if table is not None:
-                return table
+        if not _matches(format, window):
+            continue
+        table: Table | None = _named(format.open)(source, limits)
+        if table is None or (type and type not in _BESIDE_A_TABLE and (table.problems or not table.volumes)):
+            continue
+        if format.name == "msdos" and source.sector_size == 512:
+            table = _in_large_sectors(source, limits, format, table) or table
+        return table
+    for format in recognized("table"):
+        if not type and _matches(format, window):
+            return Table(format.name, "", source.sector_size, (), (f"{format.name} partition tables are not read",))
     return None
+
+
+def _in_large_sectors(source: Source, limits: Limits, format: Format, table: Table) -> Table | None:
+    """The same MBR counted in 4096-byte sectors, if only so anything is found where its partitions are."""
+    if _anything_in(table):
+        return None
+    large: Table | None = _named(format.open)(source, limits, 4096)
+    return large if large is not None and not large.problems and _anything_in(large) else None
+
+
+def _anything_in(table: Table) -> bool:
+    return any(not each.problem and not each.role and detect(each.open()).type for each in table.volumes)
 
 
 def open_filesystem(

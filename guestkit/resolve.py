@@ -83,19 +83,22 @@ class Resolved(Source):
 
     def read(self, offset: int, length: int) -> bytes:
         window = self._windows.get(offset >> _WINDOW_BITS)
-        if window is not None and patience.may_block:
+        if window is not None:
             index = bisect_right(window.starts, offset) - 1
             if index >= 0 and offset + length <= window.ends[index]:
                 file = window.files[index]
                 if file is not None:
+                    if not patience.may_block:
+                        return file.read(offset + window.shifts[index], length)
                     try:
                         data = _pread(file.fd, length, offset + window.shifts[index])
                     except OSError:
                         data = b""  # the slow path makes the error
                     if len(data) == length:
                         return data
-                elif window.leaves[index] is None and length >= 0:
-                    return bytes(length)
+                elif length >= 0:
+                    leaf = window.leaves[index]
+                    return bytes(length) if leaf is None else leaf.read(offset + window.shifts[index], length)
         self.check(offset, length)
         return super().read(offset, length)
 

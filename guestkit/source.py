@@ -183,6 +183,17 @@ class FileSource(Leaf):
             buf = buf[count:]
             offset += count
 
+    def read(self, offset: int, length: int) -> bytes:
+        self.check(offset, length)
+        if patience.may_block:
+            try:
+                data = os.pread(self.fd, length, offset)
+            except OSError as error:
+                raise host_error(error, self.path) from None
+            if len(data) == length:
+                return data
+        return super().read(offset, length)
+
     def close(self) -> None:
         """Close the descriptor; later reads raise SourceError. May be repeated."""
         fd, self.fd = self.fd, -1
@@ -196,6 +207,10 @@ class BytesSource(Leaf):
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.size = len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.check(offset, length)
+        return self.data[offset : offset + length]
 
     def read_into(self, offset: int, buf: memoryview) -> None:
         self.check(offset, len(buf))

@@ -1,4 +1,4 @@
-"""What MBR and GPT share: partitions as Volumes, and the sectors of a disk read without trust."""
+"""What MBR and GPT share: partitions as slices, and the sectors of a disk read without trust."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 from guestkit.errors import GuestkitError, SourceError, WouldBlock
 from guestkit.source import Slice, Source
 from guestkit.volume.base import Keys
-
-SECTOR_SIZES = (512, 4096)
 
 
 def read_at(source: Source, offset: int, length: int) -> bytes:
@@ -33,3 +31,12 @@ def part_of(source: Source, start: int, size: int, sector_size: int) -> Callable
         return Slice(source, start, size, sector_size=sector_size)
 
     return open
+
+
+def outside(source: Source, start: int, size: int) -> str:
+    """What is wrong with a partition that reaches beyond the disk, as a predicate; "" where it lies inside."""
+    if start >= source.size:
+        return f"starts at byte {start}, beyond the end of the disk at {source.size}"
+    if start + size > source.size:
+        return f"ends at byte {start + size}, beyond the end of the disk at {source.size}"
+    return ""

@@ -75,7 +75,9 @@ def test_imports_go_strictly_downward(module: str, path: Path) -> None:
         if other == room:
             mine, its = _format(module), _format(name)
             if mine and its and mine != its:
-                assert its.split(".")[1] in _SHARED or mine.split(".")[1] in _SHARED, f"{module} imports its sibling {name}"
+                assert its.split(".")[1] in _SHARED or mine.split(".")[1] in _SHARED, (
+                    f"{module} imports its sibling {name}"
+                )
         elif other and other not in ("__version__",):
             assert FLOOR[other] < FLOOR[room], f"{module} imports {name}, which is not below it"
 

@@ -37,7 +37,12 @@ def _text(table: MountTable, path: str, **options: bool) -> bytes:
 def table() -> MountTable:
     root = _filesystem(
         {
-            "etc": {"hostname": b"root", "alias": "hostname", "up": "../../../../etc/hostname", "deep": {"file": b"deep"}},
+            "etc": {
+                "hostname": b"root",
+                "alias": "hostname",
+                "up": "../../../../etc/hostname",
+                "deep": {"file": b"deep"},
+            },
             "abs": "/etc/hostname",
             "dir": "etc/deep",
             "slash": "/",
@@ -186,7 +191,10 @@ def test_folding_prefers_the_exact_name(table: MountTable) -> None:
 
 def test_links_are_rewritten_so_that_the_host_stays_inside() -> None:
     fs = _filesystem(
-        {"etc": {"here": "hostname", "up": "../etc/hostname", "out": "../../../../etc/passwd", "via": "top/../../x"}, "x": {}}
+        {
+            "etc": {"here": "hostname", "up": "../etc/hostname", "out": "../../../../etc/passwd", "via": "top/../../x"},
+            "x": {},
+        }
     )
     fs.add_link(fs.lookup(fs.root, b"etc"), b"top", b"/")
     top = _filesystem({"partitions": {"sda1": {}}})

@@ -6,7 +6,7 @@ byte, may cross host clusters, and its last sector may lie beyond the end of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from guestkit.decoded import Decoded
 from guestkit.errors import Corrupt, GuestkitError, SourceError, Unsupported
@@ -14,6 +14,9 @@ from guestkit.image.qcow2.header import Header
 from guestkit.image.qcow2.mapping import COMPRESSED, Clusters
 from guestkit.limits import Limits
 from guestkit.source import Source
+
+_GAP = 1 << 14  # bytes between the data of two clusters that are read over
+_RUN = 1 << 22  # bytes read at once
 
 
 class CompressedClusters(Decoded):
@@ -34,13 +37,43 @@ class CompressedClusters(Decoded):
 
     def decode(self, index: int) -> bytes:
         try:
-            return self._decode(index)
+            host, length = self._place(self._clusters.entry(index))
+            return self._unpack(index, self._source.read(host, length))
         except GuestkitError as error:
             error.within(f"compressed cluster {index}")
             raise
 
-    def _decode(self, index: int) -> bytes:
-        entry = self._clusters.entry(index)
+    def decode_some(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        run: list[tuple[int, int, int]] = []  # index, host, length: ascending without a wide gap
+        start = end = 0
+        for index in indices:
+            try:
+                host, length = self._place(self._clusters.entry(index))
+            except GuestkitError:  # whoever reads that cluster is told
+                continue
+            if run and not (end - 512 <= host <= end + _GAP and host + length - start <= _RUN):
+                yield from self._unpack_run(run, start, end)
+                run = []
+            if not run:
+                start = host
+            run.append((index, host, length))
+            end = host + length
+        if run:
+            yield from self._unpack_run(run, start, end)
+
+    def _unpack_run(self, run: list[tuple[int, int, int]], start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        try:
+            data = memoryview(self._source.read(start, end - start))
+        except GuestkitError:  # whoever reads one of these clusters is told
+            return
+        for index, host, length in run:
+            try:
+                yield index, self._unpack(index, data[host - start : host - start + length])
+            except GuestkitError:
+                continue
+
+    def _place(self, entry: int) -> tuple[int, int]:
+        """(offset, length) in the file of the data that an L2 entry means."""
         if not entry & COMPRESSED:
             raise Corrupt("qcow2 L2 entry changed while it was read")
         bits = self._offset_bits
@@ -51,14 +84,17 @@ class CompressedClusters(Decoded):
         length = min((sectors + 1) * 512 - (host & 511), self._source.size - host)
         if length <= 0:
             raise SourceError(f"compressed data at {host} lies beyond the end of the file: truncated image")
-        data = self._inflate(self._source.read(host, length), self.unit)
+        return host, length
+
+    def _unpack(self, index: int, packed: bytes | memoryview) -> bytes:
+        data = self._inflate(packed, self.unit)
         if len(data) != self.unit:
             raise Corrupt("compressed data", "bytes", found=len(data), expected=self.unit)
         rest = self.size - index * self.unit
         return data if rest >= self.unit else data[:rest]
 
 
-def _library(compression: str) -> Callable[[bytes, int], bytes]:
+def _library(compression: str) -> Callable[[bytes | memoryview, int], bytes]:
     if compression == "zlib":
         from guestkit.codec import deflate
 

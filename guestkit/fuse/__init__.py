@@ -1,0 +1,7 @@
+"""FUSE: any Namespace as a mount. Importing this package imports neither pyfuse3 nor trio; serve() does."""
+
+from __future__ import annotations
+
+from guestkit.fuse.mount import MountOptions, serve, stop
+
+__all__ = ["MountOptions", "serve", "stop"]
