@@ -58,14 +58,15 @@ class Decoded(Leaf):
             return b""
         unit = self.unit
         first, last = offset // unit, (offset + length - 1) // unit
-        self._ahead(offset, length, first, last)
+        passing = self._ahead(offset, length, first, last)
         if first == last:
             start = offset - first * unit
             return self._unit(first)[start : start + length]
-        parts: list[bytes | memoryview] = [self._unit(index) for index in range(first, last + 1)]
+        parts: list[bytes | memoryview] = [self._unit(index, passing) for index in range(first, last + 1)]
         if start := offset - first * unit:
             parts[0] = memoryview(parts[0])[start:]
-        parts[-1] = memoryview(parts[-1])[: offset + length - last * unit]
+        if (offset + length) % unit:
+            parts[-1] = memoryview(parts[-1])[: offset + length - last * unit]
         return b"".join(parts)
 
     def read_into(self, offset: int, buf: memoryview) -> None:
@@ -75,51 +76,55 @@ class Decoded(Leaf):
             return
         unit = self.unit
         first, last = offset // unit, (offset + length - 1) // unit
-        self._ahead(offset, length, first, last)
+        passing = self._ahead(offset, length, first, last)
         at = 0
         for index in range(first, last + 1):
-            data = self._unit(index)
+            data = self._unit(index, passing)
             skip = offset + at - index * unit
             take = min(len(data) - skip, length - at)
             buf[at : at + take] = data if take == len(data) else memoryview(data)[skip : skip + take]
             at += take
 
-    def _unit(self, index: int) -> bytes:
+    def _unit(self, index: int, passing: bool = False) -> bytes:
+        """The bytes of a unit. `passing`: their reader goes on and takes them whole; others stay rather than they."""
         key = (self._token, index)
         cache = self._cache
         data: bytes | None = cache.get(key)
-        if data is not None:
-            return data
-        job = self._pending.get(index // self._batch)
-        if not patience.may_block and (job is None or not job.done()):
-            raise WouldBlock
-        if job is not None:
-            if not job.cancel():  # begun: it is nearer to the end than this thread could be
-                job.exception()
-            data = cache.get(key)
-            if data is not None:
-                return data
-        data = self.decode(index)
-        cache.put(key, data, len(data) + 100)
+        if data is None:
+            job = self._pending.get(index // self._batch)
+            if not patience.may_block and (job is None or not job.done()):
+                raise WouldBlock
+            if job is not None:
+                if not job.cancel():  # begun: it is nearer to the end than this thread could be
+                    job.exception()
+                data = cache.get(key)
+            if data is None:
+                data = self.decode(index)
+                cache.put(key, data, len(data) + 100)
+        if passing:
+            cache.demote(key)
         return data
 
-    def _ahead(self, offset: int, length: int, first: int, last: int) -> None:
-        """Have the pool decode what this read needs and, when a reader goes on, what it will ask for next."""
-        if not self._limits.decode_threads:
-            return
+    def _ahead(self, offset: int, length: int, first: int, last: int) -> bool:
+        """Have the pool decode what this read needs and, when a reader goes on, what it will ask for next.
+
+        Return whether the reader has gone on for long, and takes several units at once: a stream that would only
+        drive what others use out of the cache.
+        """
         readers = self._readers
-        end = offset + length
         ahead = 0
-        for at, (known, far) in enumerate(readers):
-            if 0 <= offset - known <= _SKIP:
+        slot = self._oldest
+        for number, (goes_on, far) in enumerate(readers):
+            if 0 <= offset - goes_on <= _SKIP:
                 ahead = min(max(_FIRST_AHEAD, far * 2), self._most_ahead)
+                slot = number
                 break
         else:
-            at = self._oldest
-            self._oldest = (at + 1) % _READERS
-        readers[at] = (end, ahead)
-        if ahead or last - first >= self._batch:
+            self._oldest = (slot + 1) % _READERS
+        readers[slot] = (offset + length, ahead)
+        if (ahead or last - first >= self._batch) and self._limits.decode_threads:
             self._start(first // self._batch, min(last + ahead // self.unit, (self.size - 1) // self.unit))
+        return last > first and ahead == self._most_ahead
 
     def _start(self, batch: int, last: int) -> None:
         """Begin to decode the batches from `batch` to that of unit `last`, as far as they are not there yet."""

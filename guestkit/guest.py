@@ -19,7 +19,7 @@ from guestkit.image.base import Image
 from guestkit.limits import Limits
 from guestkit.probe import Detected
 from guestkit.resolve import resolve
-from guestkit.source import FileSource, Source
+from guestkit.source import FileSource, Source, ZeroSource
 from guestkit.volume.base import Keys, Table, Volume
 
 # a device as people write it: /dev/sda, sda1, /dev/vdb2, xvda1, hdc
@@ -155,6 +155,15 @@ class Guest:
         disk.disk = disk
         self.disks.append(disk)
         self._partition(disk)
+        return disk
+
+    def add_empty(self, size: int, *, label: str = "", sector_size: int | None = None) -> Disk:
+        """Add a disk of `size` zero bytes, which no host file stands behind."""
+        sector = sector_size or 512
+        name = "/dev/sd" + letters(len(self.disks))
+        disk = Disk(name, "disk", size, sector, None, None, ZeroSource(size, sector_size=sector), None, "", None, label)
+        disk.disk = disk
+        self.disks.append(disk)
         return disk
 
     def _partition(self, disk: Disk) -> None:

@@ -24,7 +24,7 @@ class Layout:
 
     __slots__ = ("iter_unpack", "name", "names", "size", "struct", "unpack_from")
 
-    def __init__(self, name: str, size: int, order: str, **fields: tuple[int, str]) -> None:
+    def __init__(self, name: str, size: int, order: str, /, **fields: tuple[int, str]) -> None:
         parts = [order]
         at = 0
         for field, (offset, code) in fields.items():

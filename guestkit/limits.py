@@ -55,6 +55,13 @@ class Cache:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._bytes -= dropped
 
+    def demote(self, key: Hashable) -> None:
+        """Let `key` be the next to go, if it is there."""
+        try:
+            self._entries.move_to_end(key, last=False)
+        except KeyError:
+            pass
+
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 

@@ -86,9 +86,5 @@ def label_text(raw: bytes, encoding: str = "utf-8") -> str:
     """
     if encoding == "utf-8":
         return raw.partition(b"\0")[0].rstrip(b" \t\n\v\f\r").decode("utf-8", "surrogateescape")
-    even = raw[: len(raw) & ~1]
-    try:
-        text = even.decode(encoding, "surrogatepass")
-    except UnicodeDecodeError:  # a high surrogate at the very end
-        text = even.decode(encoding, "replace")
+    text = raw[: len(raw) & ~1].decode(encoding, "surrogatepass")
     return text.partition("\0")[0].rstrip(" \t\n\v\f\r")

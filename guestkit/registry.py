@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError, Unsupported, WouldBlock
+from guestkit.errors import GuestkitError, InvalidArgument, SourceError, Unsupported, WouldBlock
 from guestkit.fs.base import FileSystem
 from guestkit.image.base import Image
 from guestkit.limits import Limits
@@ -43,20 +43,162 @@ class Format:
 _EXT = ((1080, b"\x53\xef"),)
 _EXT_PROBE = "guestkit.fs.ext4.probe:probe"
 _EXT_OPEN = "guestkit.fs.ext4:open"
+_FAT = (
+    *((0x52, text) for text in (b"MSWIN", b"FAT32   ")),
+    *((0x36, text) for text in (b"MSDOS", b"FAT16   ", b"FAT12   ", b"FAT     ")),
+    *((0, text) for text in (b"\xeb", b"\xe9")),
+    (510, b"\x55\xaa"),
+)
+_PAGES = (4096, 8192, 16384, 32768, 65536)
+_SUSPEND = (b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c", b"LINHIB0001")
+_LUKS2_AT = (0, *(0x4000 << shift for shift in range(9)))
+_STRATIS = b"!Stra0tis\x86\xff\x02^\x41rh"
+_REISER = ((0x2034, b"ReIsErFs"), (0x10034, b"ReIsErFs"), (0x10034, b"ReIsEr2Fs"), (0x10034, b"ReIsEr3Fs"))
+_MINIX = (b"\x7f\x13", b"\x8f\x13", b"\x13\x7f", b"\x13\x8f", b"\x68\x24", b"\x78\x24", b"\x24\x68", b"\x24\x78")
+_UDF = tuple((0x8001, name) for name in (b"BEA01", b"BOOT2", b"CD001", b"CDW02", b"NSR02", b"NSR03", b"TEA01"))
+_LINUX = "guestkit.fs.recognized.linux:"
+_UNIX = "guestkit.fs.recognized.unix:"
+_OPTICAL = "guestkit.fs.recognized.optical:"
+_TOLD = "guestkit.volume.recognized:"
 
+# Detection asks in this order and takes the first: what is made of several devices, and what is encrypted, before
+# what may seem to stand on it; then filesystems, those with the surest marks first.
 FORMATS: tuple[Format, ...] = (
     # disk images, by qemu-img's names
     Format("qcow2", "image", ((0, b"QFI\xfb\0\0\0\x02"), (0, b"QFI\xfb\0\0\0\x03")), open="guestkit.image.qcow2:open"),
     Format("raw", "image", (), open="guestkit.image.raw:open"),
+    Format("qcow", "image", ((0, b"QFI\xfb\0\0\0\x01"),)),
+    Format(
+        "vmdk", "image", ((0, b"KDMV"), (0, b"COWD"), (0, b"\xbe\xba\xfe\xca\0\0\0\0"), (0, b"# Disk DescriptorFile"))
+    ),
+    Format("vhdx", "image", ((0, b"vhdxfile"),)),
+    Format("vpc", "image", ((0, b"conectix"), (-512, b"conectix"), (-511, b"conectix"))),
+    Format("vdi", "image", ((64, b"\x7f\x10\xda\xbe"),)),
+    Format("qed", "image", ((0, b"QED\0"),)),
+    Format("parallels", "image", ((0, b"WithoutFreeSpace"), (0, b"WithouFreSpacExt"))),
+    Format("dmg", "image", ((-512, b"koly"),)),
+    Format("bochs", "image", ((0, b"Bochs Virtual HD Image"),)),
+    Format("cloop", "image", ((0, b"#!/bin/sh\n#V2.0 Format\n"),)),
+    Format("ewf", "image", ((0, b"EVF\x09\x0d\x0a\xff\0"), (0, b"EVF2\x0d\x0a\x81\0"))),
+    Format("wim", "image", ((0, b"MSWIM\0\0\0"),)),
+    Format("gzip", "image", ((0, b"\x1f\x8b\x08"),)),
+    Format("xz", "image", ((0, b"\xfd7zXZ\0"),)),
+    Format("zstd", "image", ((0, b"\x28\xb5\x2f\xfd"),)),
+    Format("bzip2", "image", ((4, b"1AY&SY"),)),
+    Format("ova", "image", ((257, b"ustar"),)),
     # partition tables
     Format(
         "gpt", "table", ((510, b"\x55\xaa"), (512, b"EFI PART"), (4096, b"EFI PART")), open="guestkit.volume.gpt:open"
     ),
     Format("msdos", "table", ((510, b"\x55\xaa"),), open="guestkit.volume.mbr:open"),
+    Format("mac", "table", ((512, b"PM\0\0"), (2048, b"PM\0\0"))),
+    Format("sun", "table", ((508, b"\xda\xbe"),)),
+    Format("dvh", "table", ((0, b"\x0b\xe5\xa9\x41"),)),
+    Format("bsd", "table", ((512, b"\x57\x45\x56\x82"), (64, b"\x57\x45\x56\x82"))),
+    Format("amiga", "table", ((0, b"RDSK"),)),
+    # members of arrays, and containers
+    Format("linux_raid_member", "volume", (), "guestkit.volume.md.probe:probe"),
+    Format("ddf_raid_member", "volume", (), _TOLD + "probe_ddf"),
+    Format("isw_raid_member", "volume", ((-1024, b"Intel Raid ISM Cfg Sig. "),), _TOLD + "probe_isw"),
+    Format("nvidia_raid_member", "volume", ((-1024, b"NVIDIA  "),), _TOLD + "probe_nvidia"),
+    Format("lsi_mega_raid_member", "volume", ((-512, b"$XIDE$"),), _TOLD + "probe_lsi"),
+    Format("promise_fasttrack_raid_member", "volume", (), _TOLD + "probe_promise"),
+    Format(
+        "bcache",
+        "volume",
+        ((4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),),
+        _TOLD + "probe_bcache",
+    ),
+    Format(
+        "LVM2_member",
+        "volume",
+        tuple((at * 512 + 24, b"LVM2 001") for at in range(4)),
+        "guestkit.volume.lvm.probe:probe",
+    ),
+    Format("LVM1_member", "volume", ((0, b"HM"),), _TOLD + "probe_lvm1"),
+    Format("DM_snapshot_cow", "volume", ((0, b"SnAp"),), _TOLD + "probe_snapshot"),
+    Format("DM_verity_hash", "volume", ((0, b"verity\0\0"),), _TOLD + "probe_verity"),
+    Format("DM_integrity", "volume", ((0, b"integrt\0"),), _TOLD + "probe_integrity"),
+    Format(
+        "crypto_LUKS",
+        "volume",
+        ((0, b"LUKS\xba\xbe"), *((at, b"SKUL\xba\xbe") for at in _LUKS2_AT)),
+        "guestkit.volume.luks.probe:probe",
+    ),
+    Format("VMFS_volume_member", "volume", ((0x100000, b"\x0d\xd0\x01\xc0"),), _TOLD + "probe_vmfs_volume"),
+    Format("vdo", "volume", ((0, b"dmvdo001"),), _TOLD + "probe_vdo"),
+    Format("stratis", "volume", ((516, _STRATIS), (4612, _STRATIS)), _TOLD + "probe_stratis"),
+    Format(
+        "BitLocker",
+        "volume",
+        ((0, b"\xeb\x52\x90-FVE-FS-"), (0, b"\xeb\x58\x90-FVE-FS-"), (0, b"\xeb\x58\x90MSWIN4.1")),
+        "guestkit.volume.bitlocker.probe:probe",
+    ),
     # filesystems
+    Format("xfs", "filesystem", ((0, b"XFSB"),), "guestkit.fs.xfs.probe:probe"),
+    Format("btrfs", "filesystem", ((0x10040, b"_BHRfS_M"), (0x4000040, b"_BHRfS_M")), "guestkit.fs.btrfs.probe:probe"),
     Format("ext4", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("ext3", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("ext2", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
+    Format("ext4dev", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
+    Format("jbd", "other", _EXT, _EXT_PROBE),
+    Format("ntfs", "filesystem", ((3, b"NTFS    "),), "guestkit.fs.ntfs.probe:probe"),
+    Format("exfat", "filesystem", ((3, b"EXFAT   "),), "guestkit.fs.fat.probe:probe_exfat"),
+    Format("vfat", "filesystem", _FAT, "guestkit.fs.fat.probe:probe_vfat"),
+    Format(
+        "swsuspend",
+        "other",
+        tuple((page - 10, magic) for page in _PAGES for magic in _SUSPEND),
+        "guestkit.fs.recognized.swap:probe",
+    ),
+    Format(
+        "swap",
+        "other",
+        tuple((page - 10, magic) for page in _PAGES for magic in (b"SWAPSPACE2", b"SWAP-SPACE")),
+        "guestkit.fs.recognized.swap:probe",
+    ),
+    Format("xfs_external_log", "other", (), "guestkit.fs.xfs.probe:probe_log"),
+    Format("ReFS", "filesystem", ((3, b"ReFS\0\0\0\0"),), _UNIX + "probe_refs"),
+    Format("apfs", "filesystem", ((32, b"NXSB"),), _UNIX + "probe_apfs"),
+    Format("f2fs", "filesystem", ((1024, b"\x10\x20\xf5\xf2"),), _LINUX + "probe_f2fs"),
+    Format("erofs", "filesystem", ((1024, b"\xe2\xe1\xf5\xe0"),), _LINUX + "probe_erofs"),
+    Format(
+        "squashfs",
+        "filesystem",
+        ((0, b"hsqs"), (0, b"sqsh"), (0, b"qshs"), (0, b"shsq")),
+        _LINUX + "probe_squashfs",
+    ),
+    Format("squashfs3", "filesystem", ((0, b"hsqs"), (0, b"sqsh")), _LINUX + "probe_squashfs"),
+    Format("udf", "filesystem", _UDF, _OPTICAL + "probe_udf"),
+    Format("iso9660", "filesystem", ((0x8001, b"CD001"), (0x8009, b"CDROM")), _OPTICAL + "probe_iso9660"),
+    Format("hfsplus", "filesystem", ((1024, b"BD"), (1024, b"H+"), (1024, b"HX")), _UNIX + "probe_hfsplus"),
+    Format("hfs", "filesystem", ((1024, b"BD"),), _UNIX + "probe_hfs"),
+    Format("jfs", "filesystem", ((0x8000, b"JFS1"),), _LINUX + "probe_jfs"),
+    Format("reiserfs", "filesystem", _REISER, _LINUX + "probe_reiserfs"),
+    Format("reiser4", "filesystem", ((0x10000, b"ReIsEr4"),), _LINUX + "probe_reiser4"),
+    Format("nilfs2", "filesystem", ((1030, b"\x34\x34"), (-3578, b"\x34\x34")), _LINUX + "probe_nilfs2"),
+    Format(
+        "bcachefs",
+        "filesystem",
+        (
+            (4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
+            (4120, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"),
+        ),
+        _LINUX + "probe_bcachefs",
+    ),
+    Format("VMFS", "filesystem", ((0x200000, b"\x5e\xf1\xab\x2f"),), _UNIX + "probe_vmfs"),
+    Format("ufs", "filesystem", (), _UNIX + "probe_ufs"),
+    Format("hpfs", "filesystem", ((0x2000, b"\x49\xe8\x95\xf9"),), _UNIX + "probe_hpfs"),
+    Format("cramfs", "filesystem", ((0, b"\x45\x3d\xcd\x28"), (0, b"\x28\xcd\x3d\x45")), _LINUX + "probe_cramfs"),
+    Format("romfs", "filesystem", ((0, b"-rom1fs-"),), _LINUX + "probe_romfs"),
+    Format(
+        "minix",
+        "filesystem",
+        (*((1040, magic) for magic in _MINIX), (1048, b"\x5a\x4d"), (1048, b"\x4d\x5a")),
+        _LINUX + "probe_minix",
+    ),
+    # last: its labels outlive what is made over them
+    Format("zfs_member", "volume", (), _TOLD + "probe_zfs"),
 )
 
 # whose superblock does not stand where a partition table does: both may be meant
@@ -132,8 +274,7 @@ def detect_image(source: Source) -> Format | None:
     window = Window(source)
     for format in FORMATS:
         if format.kind == "image" and format.magics and _matches(format, window):
-            if not format.probe or _named(format.probe)(window) is not None:
-                return format
+            return format
     return None
 
 
@@ -203,14 +344,14 @@ def partition_table(source: Source, limits: Limits, detected: Detected | None = 
 
 def _in_large_sectors(source: Source, limits: Limits, format: Format, table: Table) -> Table | None:
     """The same MBR counted in 4096-byte sectors, if only so anything is found where its partitions are."""
-    if _anything_in(table):
+    if _anything_in(source, table):
         return None
     large: Table | None = _named(format.open)(source, limits, 4096)
-    return large if large is not None and not large.problems and _anything_in(large) else None
+    return large if large is not None and not large.problems and _anything_in(source, large) else None
 
 
-def _anything_in(table: Table) -> bool:
-    return any(not each.problem and not each.role and detect(each.open()).type for each in table.volumes)
+def _anything_in(source: Source, table: Table) -> bool:
+    return any(not each.role and detect(each.open(), source.size - each.start).type for each in table.volumes)
 
 
 def open_filesystem(

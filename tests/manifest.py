@@ -4,7 +4,8 @@ Owns the description of a tree (JSON-ready), its making from a mounted directory
 the list of differences. A path is text with surrogateescape, "" for the root. An entry leaves out what is usual:
 
     type ino mode uid gid nlink size blocks   rdev [major, minor]   mtime atime ctime btime (nanoseconds)
-    xattrs {name: hex}, in order   target (links)   sha256 (regular files)   error (errno's name, instead of content)
+    xattrs {name: hex, or SHA-256 of what is long}, in order   target (links)   sha256 (regular files)
+    error (errno's name, instead of content)
 
 For files above PLAIN bytes `sha256` covers the pieces that are not zeros, with their offsets, so that 8 GiB of hole
 cost nothing. It imports nothing of guestkit: an oracle must not share code with what it judges.
@@ -61,6 +62,17 @@ def digest(size: int, read: Callable[[int, int], bytes], data: Callable[[], Iter
     return "sparse:" + total.hexdigest()
 
 
+def value_text(value: bytes) -> str:
+    """An xattr's value as a manifest has it."""
+    return value.hex() if len(value) <= 80 else f"{len(value)} bytes sha256:{hashlib.sha256(value).hexdigest()}"
+
+
+def error_name(error: OSError) -> str:
+    """EUCLEAN for damage; the kernel says EBADMSG where a checksum shows it."""
+    number = error.errno or 0
+    return errno.errorcode[errno.EUCLEAN if number == errno.EBADMSG else number]
+
+
 def text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
@@ -80,17 +92,25 @@ def from_directory(top: str | bytes, *, content: bool = True) -> Tree:
     pending = [(root, "")]
     while pending:
         path, prefix = pending.pop()
-        for name in sorted(os.listdir(path)):
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            tree[prefix.rstrip("/")]["error"] = error_name(error)
+            continue
+        for name in names:
             full = path + b"/" + name
             key = prefix + text(name)
             tree[key] = _host_entry(full, content)
-            if tree[key]["type"] == "dir" and os.lstat(full).st_dev == device:
+            if tree[key].get("type") == "dir" and os.lstat(full).st_dev == device:
                 pending.append((full, key + "/"))
     return tree
 
 
 def _host_entry(path: bytes, content: bool) -> Entry:
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        return {"error": error_name(error)}
     entry: Entry = {
         "type": TYPES[stat.S_IFMT(status.st_mode)],
         "ino": status.st_ino,
@@ -111,7 +131,7 @@ def _host_entry(path: bytes, content: bool) -> Entry:
         entry["rdev"] = [os.major(status.st_rdev), os.minor(status.st_rdev)]
     try:
         names = os.listxattr(path, follow_symlinks=False)
-        values = {name: os.getxattr(path, name, follow_symlinks=False).hex() for name in names}
+        values = {name: value_text(os.getxattr(path, name, follow_symlinks=False)) for name in names}
         if values:
             entry["xattrs"] = values
         if entry["type"] == "link":
@@ -119,7 +139,7 @@ def _host_entry(path: bytes, content: bool) -> Entry:
         elif entry["type"] == "file" and content:
             entry["sha256"] = _host_digest(path)
     except OSError as error:
-        entry["error"] = errno.errorcode.get(error.errno or 0, str(error.errno))
+        entry["error"] = error_name(error)
     return entry
 
 
@@ -193,7 +213,7 @@ def from_filesystem(fs: Any, *, content: bool = True) -> Tree:
                 if entry.get("type") == "dir":
                     pending.append((found.ino, key + "/"))
         except OSError as error:
-            tree[prefix.rstrip("/")]["error"] = errno.errorcode[error.errno or 0]
+            tree[prefix.rstrip("/")]["error"] = error_name(error)
     return tree
 
 
@@ -202,7 +222,7 @@ def _api_entry(fs: Any, ino: int, status: Any, content: bool) -> Entry:
         if status is None:
             status = fs.stat(ino)
     except OSError as error:
-        return {"ino": ino, "error": errno.errorcode[error.errno or 0]}
+        return {"ino": ino, "error": error_name(error)}
     entry: Entry = {
         "type": TYPES.get(stat.S_IFMT(status.mode), "unknown"),
         "ino": status.ino,
@@ -221,7 +241,7 @@ def _api_entry(fs: Any, ino: int, status: Any, content: bool) -> Entry:
     if entry["type"] in ("char", "block"):
         entry["rdev"] = [os.major(status.rdev), os.minor(status.rdev)]
     try:
-        values = {text(name): fs.xattr(ino, name).hex() for name in fs.xattr_names(ino)}
+        values = {text(name): value_text(fs.xattr(ino, name)) for name in fs.xattr_names(ino)}
         if values:
             entry["xattrs"] = values
         if entry["type"] == "link":
@@ -232,7 +252,7 @@ def _api_entry(fs: Any, ino: int, status: Any, content: bool) -> Entry:
                 entry["error"] = f"open gives {source.size} bytes"
             entry["sha256"] = digest(source.size, source.read, lambda: _data(source))
     except OSError as error:
-        entry["error"] = errno.errorcode[error.errno or 0]
+        entry["error"] = error_name(error)
     return entry
 
 
@@ -245,6 +265,36 @@ def _data(source: Any) -> Iterator[tuple[int, int]]:
 def api_statvfs(fs: Any) -> dict[str, int]:
     figures = fs.statvfs()
     return {name: getattr(figures, name) for name in STATVFS}
+
+
+# the form in which a manifest is kept
+
+
+_USUAL: Entry = {"uid": 0, "gid": 0, "nlink": 1}
+
+
+def pack(tree: Mapping[str, Entry]) -> Tree:
+    """Leave out what is usual, and describe further names of an inode by its first one, {"same": path}."""
+    packed: Tree = {}
+    first: dict[int, str] = {}
+    for path in sorted(tree):
+        entry = tree[path]
+        if entry.get("nlink", 1) > 1 and entry.get("type") != "dir" and "ino" in entry:
+            earlier = first.setdefault(entry["ino"], path)
+            if earlier != path and tree[earlier] == entry:
+                packed[path] = {"same": earlier}
+                continue
+        packed[path] = {name: value for name, value in entry.items() if _USUAL.get(name) != value}
+    return packed
+
+
+def unpack(packed: Mapping[str, Entry]) -> Tree:
+    """The inverse of pack()."""
+    return {path: _unpacked(packed[entry["same"]] if "same" in entry else entry) for path, entry in packed.items()}
+
+
+def _unpacked(entry: Entry) -> Entry:
+    return {**_USUAL, **entry} if "mode" in entry else dict(entry)
 
 
 # differences

@@ -7,10 +7,11 @@ import stat
 import time
 from argparse import Namespace as Arguments
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from guestkit.cli.output import JsonList, Output, complain, escape
 from guestkit.cli.view import View, describe
-from guestkit.errors import GuestkitError
+from guestkit.errors import GuestkitError, LinkLoop
 from guestkit.fs.base import Stat
 from guestkit.namespace import Entry, Namespace
 
@@ -34,6 +35,7 @@ _LETTERS = {
 }
 _DT_LETTERS = {1: "p", 2: "c", 4: "d", 6: "b", 8: "-", 10: "l", 12: "s"}
 _NANO = 1_000_000_000
+_LONGEST_PATH = 16_384  # of a listing that descends; a deeper place can be named by itself
 
 
 def local_time(time_ns: int, form: str) -> str:
@@ -95,57 +97,69 @@ def entries_of(namespace: Namespace, node: int, failed: list[GuestkitError]) -> 
 
 def ls(view: View, arguments: Arguments, output: Output) -> int:
     """guestkit ls"""
-    status = 0
-    printed = 0
-    documents = JsonList(output).__enter__() if arguments.json else None
-    several = len(arguments.paths) > 1 or arguments.recursive
-    try:
+    listing = _Listing(arguments, output)
+    with JsonList(output) if arguments.json else nullcontext() as listing.documents:
         for text in arguments.paths or ["/"]:
             try:
-                table, node, path = view.find(text)
+                listing.show(*view.find(text))
             except GuestkitError as error:
-                complain(describe(error, arguments.image))
-                status = 1
+                listing.complain(error)
+    return listing.status
+
+
+class _Listing:
+    """What `guestkit ls` prints for its arguments, one after the other."""
+
+    def __init__(self, arguments: Arguments, output: Output) -> None:
+        self.arguments = arguments
+        self.output = output
+        self.documents: JsonList | None = None
+        self.status = 0
+        self.headings = len(arguments.paths) > 1 or arguments.recursive
+        self.printed = False
+
+    def complain(self, error: GuestkitError) -> None:
+        complain(describe(error, self.arguments.image))
+        self.status = 1
+
+    def show(self, table: Namespace, node: int, path: bytes) -> None:
+        found = table.stat(node)
+        if self.arguments.directory or not stat.S_ISDIR(found.mode):
+            self._print(table, b"", [Entry(path, node, 0, 0, found)])
+            return
+        pending = [(path, node)]
+        entered: set[int] = set()
+        while pending:
+            path, node = pending.pop()
+            if node in entered or len(path) > _LONGEST_PATH:
+                self.complain(LinkLoop("a directory inside itself, or too deep", where=escape(path[:255])))
                 continue
-            pending = [(path, node)]
-            while pending:
-                path, node = pending.pop()
-                failed: list[GuestkitError] = []
-                try:
-                    found = table.stat(node)
-                    if arguments.directory or not stat.S_ISDIR(found.mode):
-                        shown = [Entry(path, node, 0, 0, found)]
-                        inner = b""
-                    else:
-                        shown = entries_of(table, node, failed)
-                        inner = path.rstrip(b"/") + b"/"
-                except GuestkitError as error:
-                    failed.append(error)
-                    shown = []
-                if not (arguments.all or arguments.directory):
-                    shown = [entry for entry in shown if not inner or not entry.name.startswith(b".")]
-                if documents is not None:
-                    for entry in shown:
-                        target = link_target(table, entry.node, entry.stat)
-                        documents.add(facts(inner + entry.name, entry.stat, target))
-                else:
-                    if several and inner:
-                        output.write((b"\n" if printed else b"") + output.name(path) + b":\n")
-                    printed += 1
-                    _print_entries(table, shown, arguments, output)
-                for error in failed:
-                    complain(describe(error.within(escape(path)), arguments.image))
-                    status = 1
-                if arguments.recursive and inner:
-                    pending.extend(
-                        (inner + entry.name, entry.node)
-                        for entry in reversed(shown)
-                        if entry.stat is not None and stat.S_ISDIR(entry.stat.mode)
-                    )
-    finally:
-        if documents is not None:
-            documents.__exit__()
-    return status
+            entered.add(node)
+            failed: list[GuestkitError] = []
+            shown = entries_of(table, node, failed)
+            if not self.arguments.all:
+                shown = [entry for entry in shown if not entry.name.startswith(b".")]
+            if self.headings and self.documents is None:
+                self.output.write((b"\n" if self.printed else b"") + self.output.name(path) + b":\n")
+            self._print(table, path.rstrip(b"/") + b"/", shown)
+            for error in failed:
+                error.within(path.decode("utf-8", "surrogateescape"))
+                self.complain(error)
+            if self.arguments.recursive:
+                pending.extend(
+                    (path.rstrip(b"/") + b"/" + entry.name, entry.node)
+                    for entry in reversed(shown)
+                    if entry.stat is not None and stat.S_ISDIR(entry.stat.mode)
+                )
+
+    def _print(self, table: Namespace, prefix: bytes, shown: list[Entry]) -> None:
+        self.printed = True
+        if self.documents is None:
+            _print_entries(table, shown, self.arguments, self.output)
+            return
+        for entry in shown:
+            target = link_target(table, entry.node, entry.stat)
+            self.documents.add(facts(prefix + entry.name, entry.stat, target))
 
 
 def _print_entries(table: Namespace, shown: list[Entry], arguments: Arguments, output: Output) -> None:
@@ -214,9 +228,7 @@ def find(view: View, arguments: Arguments, output: Output) -> int:
 
         pattern = fnmatch.translate(arguments.name).encode("utf-8", "surrogateescape")
         match = re.compile(pattern).match
-    documents = JsonList(output).__enter__() if arguments.json else None
-    end = b"\0" if arguments.print0 else b"\n"
-    try:
+    with JsonList(output) if arguments.json else nullcontext() as documents:
         for full, node, found in _below(table, top, path):
             if kinds is not None and (found is None or stat.S_IFMT(found.mode) not in kinds):
                 continue
@@ -225,12 +237,9 @@ def find(view: View, arguments: Arguments, output: Output) -> int:
             if documents is not None:
                 documents.add(facts(full, found, link_target(table, node, found)))
             elif arguments.print0:
-                output.write(full + end)
+                output.write(full + b"\0")
             else:
-                output.write(output.name(full) + end)
-    finally:
-        if documents is not None:
-            documents.__exit__()
+                output.write(output.name(full) + b"\n")
     return 0
 
 
@@ -250,47 +259,50 @@ def tree(view: View, arguments: Arguments, output: Output) -> int:
     """guestkit tree"""
     table, top, path = view.find(arguments.path)
     status = directories = others = 0
-    documents = JsonList(output).__enter__() if arguments.json else None
-    if documents is None:
-        output.write(output.name(path) + b"\n")
     above: set[int] = {top}
+
+    def below(node: int, path: bytes) -> list[Entry]:
+        nonlocal status
+        failed: list[GuestkitError] = []
+        found = entries_of(table, node, failed)
+        for error in failed:
+            error.within(path.decode("utf-8", "surrogateescape"))
+            complain(describe(error, arguments.image))
+            status = 1
+        return [entry for entry in reversed(found) if arguments.all or not entry.name.startswith(b".")]
+
     # (entries still to show, what stands before them, the directory's path and node)
-    failed: list[GuestkitError] = []
-    stack = [(entries_of(table, top, failed)[::-1], "", path.rstrip(b"/"), top)]
-    try:
+    stack = [(below(top, path), "", path.rstrip(b"/"), top)]
+    with JsonList(output) if arguments.json else nullcontext() as documents:
+        if documents is None:
+            output.write(output.name(path) + b"\n")
         while stack:
-            for error in failed:
-                complain(describe(error.within(escape(stack[-1][2] or b"/")), arguments.image))
-                status = 1
-            failed = []
             entries, before, prefix, node = stack[-1]
             if not entries:
                 stack.pop()
                 above.discard(node)
                 continue
             entry = entries.pop()
-            if entry.name.startswith(b".") and not arguments.all:
-                continue
             is_directory = entry.stat is not None and stat.S_ISDIR(entry.stat.mode)
             directories += is_directory
             others += not is_directory
             here = prefix + b"/" + entry.name
             target = link_target(table, entry.node, entry.stat)
-            last = all(rest.name.startswith(b".") and not arguments.all for rest in entries[-1:])
             if documents is not None:
                 documents.add(facts(here, entry.stat, target))
             else:
-                line = output.text(before + ("`-- " if last else "|-- ")) + output.name(entry.name)
+                line = output.text(before + ("|-- " if entries else "`-- ")) + output.name(entry.name)
                 output.write(line + (b" -> " + output.name(target) if target is not None else b"") + b"\n")
-            if is_directory and (arguments.level is None or len(stack) < arguments.level) and entry.node not in above:
-                above.add(entry.node)
-                below = entries_of(table, entry.node, failed)[::-1]
-                stack.append((below, before + ("    " if last else "|   "), here, entry.node))
-    finally:
-        if documents is not None:
-            documents.__exit__()
-    if documents is None:
-        output.write(b"\n")
+            if not is_directory or (arguments.level is not None and len(stack) >= arguments.level):
+                continue
+            if entry.node in above or len(here) > _LONGEST_PATH:
+                complain(f"{arguments.image}: {escape(here[:255])}: a directory inside itself, or too deep")
+                status = 1
+                continue
+            above.add(entry.node)
+            stack.append((below(entry.node, here), before + ("|   " if entries else "    "), here, entry.node))
+    if not arguments.json:
+        output.line()
         output.line(f"{directories} directories, {others} files")
     return status
 
@@ -301,8 +313,7 @@ def tree(view: View, arguments: Arguments, output: Output) -> int:
 def stat_command(view: View, arguments: Arguments, output: Output) -> int:
     """guestkit stat"""
     status = 0
-    documents = JsonList(output).__enter__() if arguments.json else None
-    try:
+    with JsonList(output) if arguments.json else nullcontext() as documents:
         for text in arguments.paths:
             try:
                 table, node, path = view.find(text, follow=arguments.dereference)
@@ -314,31 +325,26 @@ def stat_command(view: View, arguments: Arguments, output: Output) -> int:
             target = link_target(table, node, found)
             if documents is not None:
                 documents.add(facts(path, found, target))
-                continue
-            name = escape(path) + (f" -> {escape(target)}" if target is not None else "")
-            kind = _TYPES.get(stat.S_IFMT(found.mode), "unknown")
-            lines = [
-                f"  File: {name}",
-                f"  Size: {found.size:<12} Blocks: {found.blocks:<10} IO Block: {found.blksize:<6} {kind}",
-                f" Inode: {found.ino:<12} Links: {found.nlink}",
-                f"Access: ({stat.S_IMODE(found.mode):04o}/{stat.filemode(found.mode)})  "
-                f"Uid: {found.uid}  Gid: {found.gid}",
-            ]
-            if stat.S_IFMT(found.mode) in (stat.S_IFCHR, stat.S_IFBLK):
-                lines[2] += f"     Device type: {os.major(found.rdev)},{os.minor(found.rdev)}"
-            for label, when in (
-                ("Access", found.atime_ns),
-                ("Modify", found.mtime_ns),
-                ("Change", found.ctime_ns),
-                (" Birth", found.btime_ns),
-            ):
-                lines.append(f"{label}: {_full_time(when)}")
-            for line in lines:
-                output.line(line)
-    finally:
-        if documents is not None:
-            documents.__exit__()
+            else:
+                for line in _stat_lines(path, found, target):
+                    output.line(line)
     return status
+
+
+def _stat_lines(path: bytes, found: Stat, target: bytes | None) -> Iterator[str]:
+    yield f"  File: {escape(path)}" + (f" -> {escape(target)}" if target is not None else "")
+    kind = _TYPES.get(stat.S_IFMT(found.mode), "unknown")
+    yield f"  Size: {found.size:<12} Blocks: {found.blocks:<10} IO Block: {found.blksize:<6} {kind}"
+    inode = f" Inode: {found.ino:<12} Links: {found.nlink}"
+    if stat.S_IFMT(found.mode) in (stat.S_IFCHR, stat.S_IFBLK):
+        inode += f"     Device type: {os.major(found.rdev)},{os.minor(found.rdev)}"
+    yield inode
+    mode = f"{stat.S_IMODE(found.mode):04o}/{stat.filemode(found.mode)}"
+    yield f"Access: ({mode})  Uid: {found.uid}  Gid: {found.gid}"
+    yield f"Access: {_full_time(found.atime_ns)}"
+    yield f"Modify: {_full_time(found.mtime_ns)}"
+    yield f"Change: {_full_time(found.ctime_ns)}"
+    yield f" Birth: {_full_time(found.btime_ns)}"
 
 
 def _full_time(when: int | None) -> str:

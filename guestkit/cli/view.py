@@ -49,6 +49,7 @@ class View:
         self.system: OperatingSystem | None = None
         self._arguments = arguments
         self._image: str = arguments.image
+        self._missing: list[str] = []
 
     def find(self, path: str, *, follow: bool = True) -> tuple[MountTable, int, bytes]:
         """Resolve a path argument: (tree, node, path in the tree). Raises: NotFound and its kin."""
@@ -60,7 +61,11 @@ class View:
         name = inner.encode("utf-8", "surrogateescape")
         if not name.startswith(b"/"):
             name = b"/" + name
-        return table, table.resolve(name, follow=follow), name
+        try:
+            return table, table.resolve(name, follow=follow), name
+        except NotFound:
+            self.warn()
+            raise
 
     def table(self, device: str) -> MountTable:
         """The tree of one device, or, for "", the one that the arguments choose."""
@@ -92,9 +97,16 @@ class View:
             roots = ", ".join(system.root.removeprefix("/dev/") for system in systems)
             complain(f"{self._image}: {len(systems)} systems ({roots}); this is the first, choose another with -p")
         table = MountTable()
-        for warning in mount_os(self.guest, self.system, table, options=self.options):
-            complain(f"{self._image}: warning: {warning}")
+        self._missing = mount_os(self.guest, self.system, table, options=self.options)
+        if getattr(arguments, "recursive", False) or arguments.command in ("find", "tree"):
+            self.warn()
         return table
+
+    def warn(self) -> None:
+        """Tell, once, which of the system's mount points are not filled: where a path may miss for it."""
+        for warning in self._missing:
+            complain(f"{self._image}: warning: {warning}")
+        self._missing = []
 
     def _everything(self) -> MountTable:
         from guestkit.tree import Tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from guestkit.fuse.mount import MountOptions, serve, stop
+from guestkit.fuse.mount import serve, stop
+from guestkit.fuse.options import MountOptions
 
 __all__ = ["MountOptions", "serve", "stop"]

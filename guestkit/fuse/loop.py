@@ -62,7 +62,7 @@ class _LowLevel:
 class SpinningLoop:
     """What pyfuse3 sees as its `trio` while run() runs. `idle` does one piece of useful work; False: there is none."""
 
-    def __init__(self, trio: ModuleType, pyfuse3: ModuleType, idle: Callable[[], bool]) -> None:
+    def __init__(self, trio: ModuleType, pyfuse3: Any, idle: Callable[[], bool]) -> None:
         self._trio = trio
         self._pyfuse3 = pyfuse3
         self._idle = idle

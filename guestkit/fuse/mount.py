@@ -14,10 +14,11 @@ from typing import Any
 
 from guestkit.errors import Busy, GuestkitError, SourceError, Unsupported
 from guestkit.fuse.options import MountOptions
+from guestkit.fuse.place import prepare
 from guestkit.namespace import Namespace
 from guestkit.source import patience
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class _Session:
@@ -109,6 +110,7 @@ def _serve(
         ) from None
     from guestkit.fuse.operations import Operations
 
+    prepare(mountpoint, nonempty=options.nonempty)
     place = os.path.realpath(mountpoint)
     if hasattr(namespace, "prefix"):
         namespace.prefix = b"" if place == "/" else os.fsencode(place)
@@ -174,4 +176,10 @@ def _start(pyfuse3: Any, operations: Any, place: str, options: MountOptions, com
 def _failure(said: str, place: str) -> GuestkitError:
     if not os.path.exists("/dev/fuse"):
         return Unsupported("mounting without /dev/fuse (modprobe fuse; in a container: --device /dev/fuse)")
+    if os.geteuid() and not _on_path("fusermount3"):
+        return Unsupported("mounting without fusermount3 (install the fuse3 package)")
     return SourceError(f"cannot mount: {said}", where=place)
+
+
+def _on_path(program: str) -> bool:
+    return any(os.access(os.path.join(directory, program), os.X_OK) for directory in os.get_exec_path())

@@ -53,14 +53,14 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return handler
 
 
-class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 is optional and not seen by mypy
-    """A Namespace as pyfuse3 asks for it."""
+class Operations:
+    """A Namespace as pyfuse3 asks for it. Not derived from its class of the same name, whose defaults do nothing."""
 
     supports_dot_lookup = False
+    enable_writeback_cache = False
     enable_acl = False
 
     def __init__(self, namespace: Namespace, options: MountOptions) -> None:
-        super().__init__()
         self.namespace = namespace
         self.nodes = Nodes(namespace.root)
         self.ahead = Ahead(self.listing)
@@ -80,6 +80,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 is option
         self._clients: dict[int, int] = {}
         self._logged: set[str] = set()
 
+    def init(self) -> None:
+        """The session has begun."""
+
     # the guard
 
     def refusal(self, error: Exception, request: str) -> Exception:
@@ -87,9 +90,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 is option
         if isinstance(error, FUSEError):
             return error
         if isinstance(error, GuestkitError):
-            return FUSEError(errno.EIO if isinstance(error, WouldBlock) else error.errno or errno.EIO)  # type: ignore[no-any-return]
+            return FUSEError(errno.EIO if isinstance(error, WouldBlock) else error.errno or errno.EIO)
         self._log(request, error)
-        return FUSEError(errno.EIO)  # type: ignore[no-any-return]
+        return FUSEError(errno.EIO)
 
     def _log(self, request: str, error: Exception) -> None:
         """Say once, for each kind of defect, that one was met; it is guestkit's and not the image's."""
@@ -327,6 +330,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 is option
 
     async def _read_only(self, *args: Any) -> Any:
         raise FUSEError(errno.EROFS)
+
+    async def poll(self, *args: Any) -> Any:
+        raise FUSEError(errno.ENOSYS)
 
     create = mkdir = mknod = link = symlink = rename = unlink = rmdir = _read_only
     setattr = write = setxattr = removexattr = _read_only

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MountOptions(NamedTuple):
-    """`umask` replaces every permission bit, as libfuse has it; `raw_links` shows link targets as the guest has them."""
+    """`umask` replaces every permission bit, as libfuse has it; `raw_links` shows targets as the guest has them."""
 
     uid: int | None = None
     gid: int | None = None
@@ -15,6 +15,7 @@ class MountOptions(NamedTuple):
     default_permissions: bool = False
     raw_links: bool = False
     nonempty: bool = False
+    noexec: bool = False
     fsname: str = "guestkit"
 
     def for_libfuse(self) -> set[str]:
@@ -25,6 +26,8 @@ class MountOptions(NamedTuple):
         given = {"ro", "nosuid", "nodev", "subtype=guestkit", f"fsname={name}"}
         if self.allow_other:
             given.add("allow_other")
+        if self.noexec:
+            given.add("noexec")
         if self.default_permissions:
             given.add("default_permissions")
         return given

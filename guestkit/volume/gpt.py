@@ -165,7 +165,6 @@ def _table(source: Source, unit: int, header: Header, problems: list[str]) -> Ta
                 attributes=attributes,
                 label=label_text(name, "utf-16-le"),
                 uuid=guid_text(guid),
-                problem=problem,
             )
         )
     return Table("gpt", guid_text(header.guid), unit, tuple(volumes), tuple(problems))

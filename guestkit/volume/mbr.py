@@ -18,7 +18,7 @@ _MAX_EMPTY = 100  # EBRs without a partition in a row, the kernel's bound
 _EXTENDED = (0x05, 0x0F, 0x85)
 _PROTECTIVE = 0xEE
 
-_ENTRY = Layout("mbr_partition", 16, "<", status=(0, "B"), type=(4, "B"), start=(8, "I"), size=(12, "I"))
+_ENTRY = Layout("mbr_partition", 16, "<", status=(0, "B"), type=(4, "B"), start=(8, "I"), sectors=(12, "I"))
 
 # (status, type, first sector, number of sectors)
 Entry = tuple[int, int, int, int]
@@ -91,7 +91,6 @@ class _Reader:
                 attributes=status,
                 uuid=f"{self.signature:08x}-{number:02x}" if self.signature else "",
                 role=role,
-                problem=problem,
             )
         )
 

@@ -44,7 +44,7 @@ class Recipe:
     fill: Fill | None
     block: int = 4096
     inode: int = 256
-    megabytes: int = 8
+    megabytes: int = 12
     inodes: int = 320
     more: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
@@ -260,14 +260,15 @@ def set_incompat(bit: int, image: Path) -> None:
     poke(image, 1024 + 0x60, struct.pack("<I", value | bit))
 
 
+def add_quota(image: Path) -> None:
+    """Done last, because a kernel without quotas does not write to such a filesystem."""
+    run("tune2fs", "-O", "project,quota", "-Q", "usrquota,grpquota,prjquota", image)
+
+
 def make_journal_device(recipe: Recipe, image: Path) -> None:
     with image.open("wb") as file:
         file.truncate(recipe.megabytes << 20)
     run("mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", "-U", UUID, image)
-
-
-def before_1970(n: int) -> str:
-    return str(n)
 
 
 def recipes() -> list[Recipe]:
@@ -291,11 +292,11 @@ def recipes() -> list[Recipe]:
         Recipe(
             "ext2-nofiletype", "none,sparse_super,large_file", partial(small, block=2048, xattrs=False), 2048, 128, 4
         ),
-        Recipe("ext2-hurd", EXT2, partial(device_numbers), 1024, 128, 4, 64, ("-o", "hurd")),
+        Recipe("ext2-hurd", EXT2.replace(",filetype", ""), partial(device_numbers), 1024, 128, 4, 64, ("-o", "hurd")),
         Recipe("ext3", EXT3, partial(rich, 4096, written=True), 4096, 256, 16, 480),
         Recipe("ext4-2012", EXT4_2012, partial(rich, 4096), 4096, 256, 24, 480),
         Recipe("ext4", EXT4, partial(rich, 4096, names=400), 4096, 256, 24, 480),
-        Recipe("ext4-2023", EXT4_2023, partial(rich, 1024), 1024, 256, 16, 480, ("-E", "orphan_file_size=32768")),
+        Recipe("ext4-2023", EXT4_2023, partial(rich, 1024), 1024, 256, 16, 480),
         Recipe("ext4-2k", EXT4, partial(extents, 2048), 2048),
         Recipe("ext4-inode128", EXT4.replace(",extra_isize", ""), partial(extents, 4096), inode=128),
         Recipe("ext4-inode1024", EXT4, partial(extents, 4096), inode=1024),
@@ -330,7 +331,7 @@ def recipes() -> list[Recipe]:
         Recipe(
             "ext4-sparse-super2", EXT4.replace(",resize_inode", ",sparse_super2"), groups, 1024, more=("-g", "1024")
         ),
-        Recipe("ext4-quota", EXT4 + ",quota,project", partial(extents, 4096)),
+        Recipe("ext4-quota", EXT4, partial(extents, 4096), tamper=add_quota),
         Recipe("ext4-mmp", EXT4 + ",mmp", small),
         Recipe("ext4-stable-inodes", EXT4 + ",stable_inodes", small),
         Recipe("ext4-fast-commit", EXT4 + ",fast_commit", small, megabytes=12),
@@ -370,8 +371,15 @@ def recipes() -> list[Recipe]:
             oracle="source",
             lookups={"folded/READ.me": "folded/Read.Me", "folded/STRASSE": "folded/Stra\u00dfe"},
         ),
-        Recipe("ext4-64k", EXT4, partial(small, block=65536, huge=False), 65536, megabytes=32, oracle="source"),
-        Recipe("ext4-journal-device-clean", EXT4, None, inodes=64, make=ext_journal.make_external),
+        Recipe(
+            "ext4-64k",
+            EXT4,
+            partial(small, block=65536, huge=False, xattrs=False),
+            65536,
+            megabytes=32,
+            oracle="source",
+        ),
+        Recipe("ext4-journal-device-clean", EXT4, None, inodes=64, read="noload", make=ext_journal.make_external),
         Recipe(
             "ext4-journal-device-dirty",
             EXT4,
@@ -380,7 +388,7 @@ def recipes() -> list[Recipe]:
             oracle="none",
             error="Unsupported",
             make=partial(ext_journal.make_external, dirty=True),
-        ),  # fmt: skip
+        ),
         Recipe(
             "refused-journal-device",
             "journal_dev",
@@ -389,7 +397,7 @@ def recipes() -> list[Recipe]:
             oracle="none",
             error="Unsupported",
             make=make_journal_device,
-        ),  # fmt: skip
+        ),
         Recipe(
             "refused-compression",
             EXT2,
@@ -401,7 +409,7 @@ def recipes() -> list[Recipe]:
             oracle="none",
             error="Unsupported",
             tamper=partial(set_incompat, 1),
-        ),  # fmt: skip
+        ),
         Recipe(
             "refused-dirdata",
             EXT2,
@@ -413,7 +421,7 @@ def recipes() -> list[Recipe]:
             oracle="none",
             error="Unsupported",
             tamper=partial(set_incompat, 0x1000),
-        ),  # fmt: skip
+        ),
         Recipe(
             "refused-unknown-bit",
             EXT2,
@@ -425,7 +433,7 @@ def recipes() -> list[Recipe]:
             oracle="none",
             error="Unsupported",
             tamper=partial(set_incompat, 0x40000000),
-        ),  # fmt: skip
+        ),
         *ext_journal.dirty(Recipe, EXT3, EXT4, EXT4_2023),
         # too large for the repository
         Recipe(
@@ -440,7 +448,7 @@ def recipes() -> list[Recipe]:
             megabytes=96,
             inodes=32,
             kept=False,
-        ),  # fmt: skip
+        ),
         Recipe("large-inodes", EXT4, partial(rich, 4096, names=60_000), megabytes=64, inodes=9000, kept=False),
     ]
 

@@ -62,7 +62,7 @@ def before(top: Path) -> None:
     for number in range(12):
         trees.write(top / f"old-{number}", trees.pattern(3000, "old"))
     (top / "old-dir").mkdir()
-    for number in range(30):
+    for number in range(8):
         trees.write(top / "old-dir" / f"name-{number}", b"")
 
 
@@ -78,7 +78,7 @@ def changes(top: Path) -> None:
         path.unlink()
     (top / "old-dir").rmdir()
     (top / "new-dir").mkdir()
-    for number in range(40):
+    for number in range(10):
         trees.write(top / "new-dir" / f"inside-{number}", trees.pattern(100, "in"))
     trees.write(top / "new-b", trees.pattern(20_000, "new"))
     fsync(top / "new-b")
@@ -138,7 +138,7 @@ def make_synthetic(recipe: Any, image: Path, *, checksums: str) -> None:
     with loop_mount(image, options="rw", kind="ext4") as top:
         for number in range(4):
             trees.write(top / f"file-{number}", b"old %d\n" % number)
-    blocks = [int(run("debugfs", "-R", f"bmap /file-{n} 0", image).split()[-1]) for n in range(4)]
+    blocks = [int(run("debugfs", "-R", f"bmap /file-{n} 0", image).split()[0]) for n in range(4)]
     pages = []
     for number in range(4):
         page = image.with_name(f"{image.name}.page{number}")
@@ -169,13 +169,13 @@ def dirty(recipe: Any, ext3: str, ext4: str, ext4_new: str) -> list[Any]:
         one("dirty-ext3", ext3, changes),
         one("dirty-ext4", ext4, changes),
         one("dirty-ext4-4k", ext4, changes, 4096, megabytes=10),
-        one("dirty-ext4-2023", ext4_new, changes, more=("-E", "orphan_file_size=32768")),
+        one("dirty-ext4-2023", ext4_new, changes),
         one("dirty-escaped", ext4, escaped, options=",data=journal"),
         one("dirty-escaped-ext3", ext3, escaped, options=",data=journal"),
         one("dirty-orphans", ext4, orphans),
-        one("dirty-orphan-file", ext4_new, orphans, more=("-E", "orphan_file_size=32768")),
+        one("dirty-orphan-file", ext4_new, orphans),
         one("dirty-wrapped", ext4, wrapped),
-        one("dirty-async-commit", ext4, changes, options=",journal_async_commit"),
+        one("dirty-async-commit", ext4, changes, options=",journal_async_commit,data=writeback"),
         one("dirty-checksum-ext3", ext3, changes, options=",journal_checksum"),
         one("dirty-fast-commit", ext4 + ",fast_commit", small_steps, 4096, megabytes=12),
         *(

@@ -94,6 +94,7 @@ class BlockMap:
         """Runs of the pointers for the logical blocks [low, high) in `table`, whose first is for `base`."""
         index, end = low - base, high - base
         first, limit = self._blocks.first, self._blocks.count
+        whole = True  # the rest may still be one run; asked once, as each answer costs the length of the rest
         while index < end:
             pointer = table[index]
             begin = index
@@ -104,9 +105,10 @@ class BlockMap:
                 yield Run(base + begin, 0, index - begin)
                 continue
             rest = end - begin
-            if table[end - 1] == pointer + rest - 1 and table[begin:end] == array("I", range(pointer, pointer + rest)):
-                index = end
-            else:
+            if whole and table[end - 1] == pointer + rest - 1:
+                whole = table[begin:end] == array("I", range(pointer, pointer + rest))
+                index = end if whole else index
+            if index != end:
                 while index < end and table[index] == pointer + index - begin:
                     index += 1
             if pointer <= first or pointer + index - begin > limit:

@@ -6,6 +6,9 @@ backup. Spec: Documentation/filesystems/ext4/group_descr.rst, blockgroup.rst (me
 
 from __future__ import annotations
 
+import sys
+from array import array
+
 from guestkit.checksum import crc16, crc32c
 from guestkit.errors import Corrupt, GuestkitError
 from guestkit.fs.base import Problems
@@ -156,7 +159,9 @@ class Groups:
         clusters = inodes = 0
         for table in self._tables_in_order():
             here = min(left, len(table) // size)
-            words = memoryview(table)[: here * size].cast("H")  # all byte orders that Linux runs Python on are little
+            words = array("H", table[: here * size])
+            if sys.byteorder == "big":
+                words.byteswap()
             step = size // 2
             clusters += sum(words[6::step])
             inodes += sum(words[7::step])

@@ -1,0 +1,314 @@
+"""Inodes: the inode tables read in pages, one inode decoded and verified, and its struct stat.
+
+Spec: Documentation/filesystems/ext4/inodes.rst; what is refused is what the kernel's ext4_iget() refuses.
+Left out: project ids and versions, which no caller shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from guestkit.checksum import crc32c
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
+from guestkit.fs.base import Stat
+from guestkit.fs.ext4 import features as f
+from guestkit.fs.ext4.blocks import Blocks
+from guestkit.fs.ext4.groups import Groups
+from guestkit.layout import Layout
+
+ROOT_INO = 2
+CASEFOLD_FL, ENCRYPT_FL, INDEX_FL, HUGE_FILE_FL = 0x40000000, 0x800, 0x1000, 0x40000
+EXTENTS_FL, EA_INODE_FL, INLINE_DATA_FL = 0x80000, 0x200000, 0x10000000
+_HURD = 1
+
+_INODE = Layout(
+    "ext4_inode",
+    128,
+    "<",
+    i_mode=(0x0, "H"),
+    i_uid=(0x2, "H"),
+    i_size_lo=(0x4, "I"),
+    i_atime=(0x8, "i"),
+    i_ctime=(0xC, "i"),
+    i_mtime=(0x10, "i"),
+    i_gid=(0x18, "H"),
+    i_links_count=(0x1A, "H"),
+    i_blocks_lo=(0x1C, "I"),
+    i_flags=(0x20, "I"),
+    i_size_high=(0x6C, "I"),
+    i_blocks_hi=(0x74, "H"),
+    i_uid_high=(0x78, "H"),
+    i_gid_high=(0x7A, "H"),
+    i_checksum_lo=(0x7C, "H"),
+)
+_REST = Layout(
+    "ext4_inode",
+    128,
+    "<",
+    i_flags=(0x20, "I"),
+    i_generation=(0x64, "I"),
+    i_file_acl_lo=(0x68, "I"),
+    i_file_acl_high=(0x76, "H"),
+)
+_EXTRA = Layout(  # behind the first 128 bytes
+    "ext4_inode_extra",
+    24,
+    "<",
+    i_extra_isize=(0x0, "H"),
+    i_checksum_hi=(0x2, "H"),
+    i_ctime_extra=(0x4, "I"),
+    i_mtime_extra=(0x8, "I"),
+    i_atime_extra=(0xC, "I"),
+    i_crtime=(0x10, "i"),
+    i_crtime_extra=(0x14, "I"),
+)
+_unpack = _INODE.unpack_from
+_unpack_rest = _REST.unpack_from
+_unpack_extra = _EXTRA.unpack_from
+_new = tuple.__new__
+_NS = 1_000_000_000
+_PAGE = 4096  # bytes of an inode table that one read takes at least
+_RUN_PAGES = 64  # pages that one bulk read takes at most
+_GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
+_FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
+
+Bad: TypeAlias = GuestkitError
+
+
+class Inode:
+    """One inode, verified. `raw` is its whole record."""
+
+    __slots__ = ("extra", "file_acl", "flags", "generation", "ino", "mode", "raw", "size", "stat")
+
+    def __init__(self, raw: bytes, stat: Stat, acl_high: bool) -> None:
+        self.ino = stat.ino
+        self.raw = raw
+        self.stat = stat
+        self.mode = stat.mode
+        self.size = stat.size
+        self.flags, self.generation, acl, high = _unpack_rest(raw)
+        self.file_acl: int = acl | high << 32 if acl_high else acl
+        self.extra = raw[0x80] | raw[0x81] << 8 if len(raw) > 128 else 0  # i_extra_isize as stored
+
+    @property
+    def i_block(self) -> bytes:
+        return self.raw[40:100]
+
+
+class InodeTable:
+    """Reads inodes by number, pages of the tables through the cache."""
+
+    def __init__(self, blocks: Blocks, groups: Groups) -> None:
+        sup = blocks.superblock
+        self._blocks = blocks
+        self._groups = groups
+        self._super = sup
+        self._size = sup.inode_size
+        self._page = max(_PAGE, sup.block_size)
+        self._per_page = self._page // self._size
+        self._per_group = sup.inodes_per_group
+        self._table_bytes = groups.itb_per_group * sup.block_size
+        self._verify = sup.metadata_csum
+        self._seed = sup.checksum_seed
+        self._huge = bool(sup.ro_compat & f.HUGE_FILE)
+        self._shift = sup.block_size.bit_length() - 10  # of a block count to 512-byte sectors
+        self._acl_high = sup.creator_os != _HURD
+        self._dir_index = bool(sup.compat & f.DIR_INDEX)
+        self._large_dir = bool(sup.incompat & f.LARGEDIR)
+        self._casefold = bool(sup.incompat & f.CASEFOLD)
+
+    def seed(self, inode: Inode) -> int:
+        """The checksum seed of what belongs to an inode."""
+        return crc32c(inode.ino.to_bytes(4, "little") + inode.generation.to_bytes(4, "little"), self._seed)
+
+    def read(self, ino: int, *, special: bool = False) -> Inode:
+        """Return inode `ino`. `special`: reserved ones (journal, quota) too.
+
+        Raises: NotFound (ENOENT) for a number that is none of this filesystem; Corrupt (EUCLEAN).
+        """
+        if not 0 < ino <= self._super.inodes_count or (ino < self._super.first_ino and ino != ROOT_INO and not special):
+            raise NotFound(f"inode {ino} is none that can be reached")
+        key = (self._blocks.token, "i", ino)
+        inode: Inode | None = self._blocks.cache.get(key)
+        if inode is not None:
+            return inode
+        number, offset = self._locate(ino)
+        page = self._load(number)
+        raw = page[offset : offset + self._size]
+        try:
+            inode = Inode(raw, self._decode(ino, raw), self._acl_high)
+        except GuestkitError as error:
+            error.within(f"inode {ino}")
+            raise
+        self._blocks.cache.put(key, inode, 900)
+        return inode
+
+    def stat_many(self, inos: Iterable[int]) -> dict[int, Stat | Bad]:
+        """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
+
+        Raises: WouldBlock.
+        """
+        found: dict[int, Stat | Bad] = {}
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        first, last = self._super.first_ino, self._super.inodes_count
+        per_group, per_page, size = self._per_group, self._per_page, self._size
+        for ino in inos:
+            if (first <= ino <= last) or ino == ROOT_INO:
+                group, index = divmod(ino - 1, per_group)
+                page, slot = divmod(index, per_page)
+                where = (group, page)
+                if where in wanted:
+                    wanted[where].append((ino, slot * size))
+                else:
+                    wanted[where] = [(ino, slot * size)]
+            else:
+                found[ino] = NotFound(f"inode {ino} is none that can be reached")
+        pages = self._load_many(sorted(wanted))
+        decode = self._decode
+        for where, members in wanted.items():
+            data = pages[where]
+            for ino, offset in members:
+                if isinstance(data, bytes):
+                    try:
+                        found[ino] = decode(ino, data[offset : offset + size])
+                    except GuestkitError as error:
+                        found[ino] = error.within(f"inode {ino}")
+                else:
+                    found[ino] = data
+        return found
+
+    def _locate(self, ino: int) -> tuple[tuple[int, int], int]:
+        group, index = divmod(ino - 1, self._per_group)
+        page, slot = divmod(index, self._per_page)
+        return (group, page), slot * self._size
+
+    def _load(self, where: tuple[int, int]) -> bytes:
+        key = (self._blocks.token, "p", *where)
+        data: bytes | None = self._blocks.cache.get(key)
+        if data is None:
+            group, page = where
+            at = page * self._page
+            start = self._groups.inode_table(group) * self._super.block_size + at
+            data = self._blocks.device.read(start, min(self._page, self._table_bytes - at))
+            self._blocks.cache.put(key, data, len(data) + 150)
+        return data
+
+    def _load_many(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes | Bad]:
+        """`wanted` ascending."""
+        pages: dict[tuple[int, int], bytes | Bad] = {}
+        cache, token = self._blocks.cache, self._blocks.token
+        missing = []
+        for where in wanted:
+            data = cache.get((token, "p", *where))
+            if data is None:
+                missing.append(where)
+            else:
+                pages[where] = data
+        at = 0
+        while at < len(missing):
+            group, first = missing[at]
+            last = first
+            stop = at + 1
+            while stop < len(missing):
+                other, page = missing[stop]
+                if other != group or page - last > _GAP_PAGES or page - first >= _RUN_PAGES:
+                    break
+                last = page
+                stop += 1
+            try:
+                begin = first * self._page
+                end = min((last + 1) * self._page, self._table_bytes)
+                start = self._groups.inode_table(group) * self._super.block_size
+                run = self._blocks.device.read(start + begin, end - begin)
+            except (Corrupt, SourceError) as error:
+                for where in missing[at:stop]:
+                    pages[where] = error
+            else:
+                for where in missing[at:stop]:
+                    offset = (where[1] - first) * self._page
+                    data = run[offset : offset + self._page]
+                    cache.put((token, "p", *where), data, len(data) + 150)
+                    pages[where] = data
+            at = stop
+        return pages
+
+    def _decode(self, ino: int, raw: bytes) -> Stat:
+        (
+            mode, uid, size_lo, atime, ctime, mtime, gid, links, blocks_lo, flags,
+            size_high, blocks_hi, uid_high, gid_high, checksum,
+        ) = _unpack(raw)  # fmt: skip
+        extra = 0
+        btime_ns: int | None = None
+        if self._size > 128:
+            extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x = _unpack_extra(raw, 128)
+            if extra > self._size - 128 or extra & 3:
+                raise Corrupt("inode", "i_extra_isize", found=extra)
+            if self._verify:
+                # 8 bytes of number and generation take the place of the seed that the kernel keeps for each inode
+                head = ino.to_bytes(4, "little") + raw[0x64:0x68] + raw[:0x7C]
+                if extra >= 4:
+                    checksum |= checksum_hi << 16
+                    found = crc32c(head + b"\0\0" + raw[0x7E:0x82] + b"\0\0" + raw[0x84:], self._seed)
+                else:
+                    found = crc32c(head + b"\0\0" + raw[0x7E:], self._seed) & 0xFFFF
+                if found != checksum:
+                    self._refuse(raw, checksum, found)
+            room = extra or 32  # the kernel uses the space where an inode says that none is in use
+            atime_ns = atime * _NS if room < 16 else (atime + ((atime_x & 3) << 32)) * _NS + (atime_x >> 2)
+            mtime_ns = mtime * _NS if room < 12 else (mtime + ((mtime_x & 3) << 32)) * _NS + (mtime_x >> 2)
+            ctime_ns = ctime * _NS if room < 8 else (ctime + ((ctime_x & 3) << 32)) * _NS + (ctime_x >> 2)
+            if room >= 24:
+                btime_ns = (crtime + ((crtime_x & 3) << 32)) * _NS + (crtime_x >> 2)
+            elif room >= 20:
+                btime_ns = crtime * _NS
+        else:
+            atime_ns, mtime_ns, ctime_ns = atime * _NS, mtime * _NS, ctime * _NS
+            if self._verify:
+                head = ino.to_bytes(4, "little") + raw[0x64:0x68] + raw[:0x7C]
+                found = crc32c(head + b"\0\0" + raw[0x7E:], self._seed) & 0xFFFF
+                if found != checksum:
+                    self._refuse(raw, checksum, found)
+        if links == 0 and ino >= self._super.first_ino:
+            raise Corrupt("inode", "i_links_count", found=0, expected="a name refers to a deleted inode")
+        kind = mode & 0xF000
+        if kind not in _FORMATS and ino >= self._super.first_ino:
+            raise Corrupt("inode", "i_mode", found=mode)
+        blocks = blocks_lo
+        if self._huge:
+            blocks |= blocks_hi << 32
+            if flags & HUGE_FILE_FL:
+                blocks <<= self._shift
+        size = size_lo
+        if kind == 0x8000 or (self._large_dir and kind == 0x4000):
+            size |= size_high << 32
+        if size >> 63:
+            raise Corrupt("inode", "i_size", found=size)
+        if flags & INDEX_FL and kind == 0x4000 and not self._dir_index:
+            raise Corrupt("inode", "i_flags", found=flags, expected="no htree without the feature dir_index")
+        if flags & CASEFOLD_FL and not self._casefold:
+            raise Corrupt("inode", "i_flags", found=flags, expected="no casefold flag without the feature")
+        rdev = 0
+        if kind == 0x2000 or kind == 0x6000:
+            rdev = _device(raw)
+        if flags & INLINE_DATA_FL and kind == 0x8000:
+            blocks += (size + 511) >> 9  # so that nobody takes such a file for a hole
+        return _new(
+            Stat,
+            (ino, mode, links, uid | uid_high << 16, gid | gid_high << 16, rdev, size, self._super.block_size,
+             blocks, atime_ns, mtime_ns, ctime_ns, btime_ns),
+        )  # fmt: skip
+
+    def _refuse(self, raw: bytes, stored: int, found: int) -> None:
+        if any(raw):
+            raise Corrupt("inode", "i_checksum", found=stored, expected=found)
+        raise Corrupt("inode", "i_mode", found=0, expected="a name refers to an inode that was never used")
+
+
+def _device(raw: bytes) -> int:
+    """Device number: the first word of i_block in the old encoding, or the second in the new one."""
+    old, new = int.from_bytes(raw[40:44], "little"), int.from_bytes(raw[44:48], "little")
+    if old:
+        return os.makedev(old >> 8 & 0xFF, old & 0xFF)
+    return os.makedev(new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00)

@@ -1,0 +1,1 @@
+"""FAT and exFAT."""

@@ -1,0 +1,1 @@
+"""Filesystems that are told by name, label and UUID, and not read."""
