@@ -206,7 +206,7 @@ class _Copying:
         self.report = CopyReport()
         self.path = b""
         self._entered: set[int] = set()
-        self._linked: dict[int, tuple[bytes, int, int]] = {}  # node -> path below the target, st_dev, st_ino
+        self._linked: dict[int, tuple[bytes, tuple[int, ...]]] = {}  # node -> path below the target, _identity
 
     def run(self, node: int, name: bytes) -> None:
         status = self.namespace.stat(node)
@@ -341,8 +341,7 @@ class _Copying:
             self._write(source, out, path, status)
             self._finish(out, status)
             if status.nlink > 1 and len(self._linked) < _MOST_LINKED:
-                written = os.fstat(out)
-                self._linked[node] = (path, written.st_dev, written.st_ino)
+                self._linked[node] = (path, _identity(os.fstat(out)))
         except BaseException:
             os.unlink(name, dir_fd=fd)
             raise
@@ -368,7 +367,7 @@ class _Copying:
         known = self._linked.get(node)
         if known is None:
             return False
-        path, device, number = known
+        path, identity = known
         *above, last = path.split(b"/")
         directory = os.dup(self.target)
         try:
@@ -376,8 +375,7 @@ class _Copying:
                 below = os.open(part, _DIRECTORY, dir_fd=directory)
                 os.close(directory)
                 directory = below
-            found = os.stat(last, dir_fd=directory, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) != (device, number):
+            if _identity(os.stat(last, dir_fd=directory, follow_symlinks=False)) != identity:
                 return False
             self._make_way(fd, made, name)
             os.link(last, name, src_dir_fd=directory, dst_dir_fd=fd, follow_symlinks=False)
@@ -406,6 +404,11 @@ class _Copying:
             os.chown(name, status.uid, status.gid, dir_fd=fd, follow_symlinks=False)
         if self.preserve:
             os.utime(name, ns=(status.atime_ns, status.mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file that we wrote from another one put in its place, whose inode number may be the same."""
+    return (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 def open_directory(path: str | bytes) -> int:

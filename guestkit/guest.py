@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from guestkit import registry
-from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, NotFound, SourceError, Unsupported
+from guestkit.errors import GuestkitError, InvalidArgument, NotFound
 from guestkit.files import HostFiles
-from guestkit.fs.base import FileSystem
+from guestkit.fs.base import FileSystem, Problem, Problems
 from guestkit.image.base import Image
 from guestkit.limits import Limits
 from guestkit.probe import Detected
@@ -29,6 +29,12 @@ _DEVICE = re.compile(r"(?:/dev/)?(?:sd|hd|vd|xvd|ubd)([a-z]{1,3})(\d*)")
 _MSR = "E3C9E316-0B5C-4DB8-817D-F92DF00215AE"
 _LDM_METADATA = "5808C8AA-7E8F-42E0-85D2-E1E90434CFB3"
 _LDM_DATA = "AF9B60A0-1431-4F62-BC68-3311714A69AD"
+_LDM_MBR = "42"
+_NO_FILESYSTEM = (_MSR, _LDM_METADATA, _LDM_DATA, _LDM_MBR)
+
+# the ways to name a device by what stands on it, and udev's directories of them
+_TAGS = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
 
 
 @dataclass
@@ -90,7 +96,9 @@ class Guest:
         self._allowed = tuple(allowed)
         self._filesystems: dict[tuple[str, tuple[tuple[str, str], ...]], FileSystem] = {}
         self._leaves: list[FileSource] = []
+        self._stamps: dict[FileSource, tuple[int, int]] = {}
         self._keys: dict[str, bytes] = {}
+        self._damage = Problems()
 
     def __enter__(self) -> Guest:
         return self
@@ -105,6 +113,12 @@ class Guest:
         for leaf in self._leaves:
             leaf.close()
         self._leaves.clear()
+        self._stamps.clear()
+
+    def _own(self, leaf: FileSource) -> None:
+        """Take over a host file: it is closed with the Guest, and what it looks like now is remembered."""
+        self._leaves.append(leaf)
+        self._stamps[leaf] = _stamp(leaf)
 
     # disks
 
@@ -121,23 +135,38 @@ class Guest:
 
         `format`: qemu-img's name; None: detected. `snapshot`: an internal snapshot's id or name.
         `sector_size`: 512 or 4096 where the image does not say.
-        Raises: NotFound, AccessRefused, IsADirectory, SourceError, Corrupt, Unsupported, NeedKey.
+        Nothing stays open when it raises.
+        Raises: NotFound, AccessRefused, IsADirectory, InvalidArgument, SourceError, Corrupt, Unsupported, NeedKey.
         """
         text = os.fspath(path)
-        leaf = FileSource.open(text, sector_size=sector_size or 512)
-        self._leaves.append(leaf)
-        files = HostFiles(
-            os.path.dirname(os.path.realpath(text)),
-            self._allowed,
-            registry.image_opener(self.limits),
-            self._leaves.append,
-        )
+        if sector_size not in (None, 512, 4096):
+            raise InvalidArgument(f"a sector size of {sector_size}, which is neither 512 nor 4096")
+        known = len(self._leaves)
         try:
-            image = registry.open_image(leaf, files, self.limits, format)
-            shown: Source = image if snapshot is None else image.snapshot(snapshot)
-        except GuestkitError as error:
-            error.within(text)
+            disk = self._opened(text, format, snapshot, label, sector_size)
+            self._partition(disk)
+        except BaseException as error:
+            for leaf in self._leaves[known:]:
+                self._stamps.pop(leaf, None)
+                leaf.close()
+            del self._leaves[known:]
+            if isinstance(error, GuestkitError) and text not in error.where:
+                error.within(text)
             raise
+        self.disks.append(disk)
+        return disk
+
+    def _opened(self, text: str, format: str | None, snapshot: str | None, label: str, sector_size: int | None) -> Disk:
+        leaf = FileSource.open(text, sector_size=sector_size or 512)
+        self._own(leaf)
+        if not leaf.size:
+            raise InvalidArgument("is empty, not a disk image")
+        directory = os.path.dirname(os.path.realpath(text))
+        files = HostFiles(directory, self._allowed, registry.image_opener(self.limits), self._own)
+        image = registry.open_image(leaf, files, self.limits, format)
+        if image.size < 512:
+            raise InvalidArgument(f"holds {image.size} bytes, not a disk")
+        shown: Source = image if snapshot is None else image.snapshot(snapshot)
         name = "/dev/sd" + letters(len(self.disks))
         disk = Disk(
             name,
@@ -153,8 +182,6 @@ class Guest:
             label,
         )
         disk.disk = disk
-        self.disks.append(disk)
-        self._partition(disk)
         return disk
 
     def add_empty(self, size: int, *, label: str = "", sector_size: int | None = None) -> Disk:
@@ -168,7 +195,8 @@ class Guest:
 
     def _partition(self, disk: Disk) -> None:
         source = disk.open()
-        disk.table = table = registry.partition_table(source, self.limits)
+        disk._detected = registry.detect(source)
+        disk.table = table = registry.partition_table(source, self.limits, disk._detected)
         if table is None:
             return
         disk.sector_size = table.sector_size
@@ -185,8 +213,15 @@ class Guest:
     def device(self, name: str) -> Device:
         """Find a device by any spelling: /dev/sda1, sda1, /dev/vda1, /dev/hda1, /dev/disk/guestfs/LABEL[N].
 
+        udev's names below /dev/disk/by-uuid, by-label, by-partuuid and by-partlabel are understood as well.
         Raises: NotFound.
         """
+        place, _, value = name.removeprefix("/dev/disk/").partition("/")
+        if name.startswith("/dev/disk/by-") and place in _TAGS:
+            found = self.find(_TAGS[place], _ESCAPE.sub(lambda match: chr(int(match[1], 16)), value))
+            if found is None:
+                raise NotFound("no such device", where=name)
+            return found
         wanted = canonical_device_name(name if name.startswith("/dev/") else f"/dev/{name}")
         label = wanted.removeprefix("/dev/disk/guestfs/")
         for disk in self.disks:
@@ -200,12 +235,46 @@ class Guest:
     def detect(self, device: Device) -> Detected:
         """What stands on `device`; computed once. Raises: SourceError when the host cannot read it."""
         if device._detected is None:
+            source = device.open(self._keys)
+            available = None
+            if device.volume is not None and device.disk is not None:  # on a truncated disk the rest is still told
+                available = device.disk.size - device.volume.start
             try:
-                device._detected = registry.detect(device.open(self._keys))
-            except (Corrupt, Unsupported) as error:
+                device._detected = registry.detect(source, available)
+            except GuestkitError as error:
                 error.within(device.short)
                 raise
         return device._detected
+
+    def find(self, kind: str, value: str) -> Device | None:
+        """The device whose "UUID", "LABEL", "PARTUUID" or "PARTLABEL" is `value`, or None; the first of several.
+
+        UUIDs are compared without regard to case. A partitioned disk itself comes last.
+        """
+        if not value or kind not in _TAGS.values():
+            return None
+        whole = [disk for disk in self.disks if disk.partitions]
+        devices = [device for device in self.devices() if not (isinstance(device, Disk) and device.partitions)]
+        for device in [*devices, *whole]:
+            volume = device.volume
+            if kind == "PARTUUID":
+                matches = volume is not None and volume.uuid.lower() == value.lower()
+            elif kind == "PARTLABEL":
+                matches = volume is not None and volume.label == value
+            else:
+                detected = self._try_detect(device)
+                matches = detected.label == value if kind == "LABEL" else detected.uuid.lower() == value.lower()
+            if matches:
+                return device
+        return None
+
+    def _try_detect(self, device: Device) -> Detected:
+        """As detect(); what cannot be read is put into problems() and taken for unknown."""
+        try:
+            return self.detect(device)
+        except GuestkitError as error:
+            self._damage.add(device.short, error.message)
+            return Detected()
 
     def filesystems(self) -> list[tuple[str, str]]:
         """(mountable, type) in libguestfs's order and with its omissions; "unknown" and "swap" are types here.
@@ -217,12 +286,9 @@ class Guest:
         whole = [disk for disk in self.disks if not disk.partitions]
         for device in [*whole, *(part for disk in self.disks for part in disk.partitions)]:
             volume = device.volume
-            if volume is not None and (volume.role or volume.type_id in (_MSR, _LDM_METADATA, _LDM_DATA)):
+            if volume is not None and (volume.role or volume.type_id in _NO_FILESYSTEM):
                 continue
-            try:
-                kind = self.detect(device).type
-            except SourceError:
-                kind = ""
+            kind = self._try_detect(device).type
             if kind.endswith("_member") or kind in ("crypto_LUKS", "BitLocker"):
                 continue
             found.append((device.name, kind or "unknown"))
@@ -249,6 +315,22 @@ class Guest:
             self._filesystems[key] = fs
         return fs
 
+    def problems(self) -> list[Problem]:
+        """What is wrong with images, partition tables and devices, each with its place; filesystems tell their own."""
+        found = []
+        for disk in self.disks:
+            if disk.image is not None:
+                found += [Problem(disk.short, text) for text in disk.image.problems()]
+            if disk.table is not None:
+                found += [Problem(disk.short, text) for text in disk.table.problems]
+            for device in disk.partitions:
+                if device.volume is not None and device.volume.problem:
+                    found.append(Problem(device.short, device.volume.problem))
+        for leaf, stamp in self._stamps.items():
+            if leaf.fd >= 0 and _stamp(leaf) != stamp:
+                found.append(Problem(leaf.path, "has changed since it was opened"))
+        return [*found, *self._damage.first()]
+
     def unlock(self, device: str, key: bytes) -> None:
         """Give the key of an encrypted volume. Raises: NotFound; a wrong key is found when the volume is opened."""
         self._keys[self.device(device).name] = key
@@ -264,6 +346,11 @@ def open_guest(*paths: str | os.PathLike[str], format: str | None = None, limits
         guest.close()
         raise
     return guest
+
+
+def _stamp(leaf: FileSource) -> tuple[int, int]:
+    status = os.fstat(leaf.fd)
+    return status.st_size, status.st_mtime_ns
 
 
 def letters(index: int) -> str:

@@ -197,6 +197,14 @@ FORMATS: tuple[Format, ...] = (
         (*((1040, magic) for magic in _MINIX), (1048, b"\x5a\x4d"), (1048, b"\x4d\x5a")),
         _LINUX + "probe_minix",
     ),
+    Format("gfs2", "filesystem", ((0x10000, b"\x01\x16\x19\x70\0\0\0\x01"),)),
+    Format("ocfs2", "filesystem", tuple((1024 << shift, b"OCFSV2") for shift in range(4))),
+    Format("bfs", "filesystem", ((0, b"\xce\xfa\xad\x1b"),)),
+    Format("befs", "filesystem", ((544, b"1SFB"), (544, b"BFS1"), (32, b"1SFB"), (32, b"BFS1"))),
+    Format("vxfs", "filesystem", ((1024, b"\xf5\xfc\x01\xa5"), (8192, b"\xa5\x01\xfc\xf5"))),
+    Format("ubifs", "filesystem", ((0, b"\x31\x18\x10\x06"),)),
+    Format("zonefs", "filesystem", ((0, b"SFOZ"),)),
+    Format("oracleasm", "other", ((32, b"ORCLDISK"),)),
     # last: its labels outlive what is made over them
     Format("zfs_member", "volume", (), _TOLD + "probe_zfs"),
 )
@@ -239,6 +247,7 @@ def _matches(format: Format, window: Window) -> bool:
 def candidates(source: Source, available: int | None = None) -> Iterator[Detected]:
     """Yield all that `source` could be taken for, the most credible first: libblkid calls several ambivalent.
 
+    A member of an array or an encrypted container is the last: what is behind it is not its own.
     `available`: how many bytes are there, where `source` reaches beyond a truncated disk.
     Raises: SourceError (EIO) when the host cannot read it.
     """
@@ -259,6 +268,8 @@ def candidates(source: Source, available: int | None = None) -> Iterator[Detecte
             found = Detected(type=format.name, usage="filesystem" if format.kind == "filesystem" else "other")
         if found is not None:
             yield found
+            if found.usage in ("raid", "crypto"):
+                return
 
 
 def detect(source: Source, available: int | None = None) -> Detected:

@@ -84,10 +84,17 @@ def raw(name: str) -> bytes:
 # from a mounted directory
 
 
-def from_directory(top: str | bytes, *, content: bool = True) -> Tree:
-    """Describe the tree mounted at `top`, without following links. Other filesystems mounted below are left out."""
+Top = str | os.PathLike[str]
+
+
+def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = None) -> Tree:
+    """Describe the tree mounted at `top`, without following links. Other filesystems mounted below are left out.
+
+    `holes_of`: the same tree elsewhere, which says where large files have holes, for a mount that cannot tell.
+    """
     root = os.fsencode(top)
-    tree: Tree = {"": _host_entry(root, content)}
+    other = root if holes_of is None else os.fsencode(holes_of)
+    tree: Tree = {"": _host_entry(root, content, other)}
     device = os.lstat(root).st_dev
     pending = [(root, "")]
     while pending:
@@ -100,13 +107,13 @@ def from_directory(top: str | bytes, *, content: bool = True) -> Tree:
         for name in names:
             full = path + b"/" + name
             key = prefix + text(name)
-            tree[key] = _host_entry(full, content)
+            tree[key] = _host_entry(full, content, other + full[len(root) :])
             if tree[key].get("type") == "dir" and os.lstat(full).st_dev == device:
                 pending.append((full, key + "/"))
     return tree
 
 
-def _host_entry(path: bytes, content: bool) -> Entry:
+def _host_entry(path: bytes, content: bool, holes_of: bytes) -> Entry:
     try:
         status = os.lstat(path)
     except OSError as error:
@@ -137,13 +144,13 @@ def _host_entry(path: bytes, content: bool) -> Entry:
         if entry["type"] == "link":
             entry["target"] = text(os.readlink(path))
         elif entry["type"] == "file" and content:
-            entry["sha256"] = _host_digest(path)
+            entry["sha256"] = _host_digest(path, holes_of)
     except OSError as error:
         entry["error"] = error_name(error)
     return entry
 
 
-def _host_digest(path: bytes) -> str:
+def _host_digest(path: bytes, holes_of: bytes) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         size = os.fstat(fd).st_size
@@ -154,20 +161,25 @@ def _host_digest(path: bytes) -> str:
                 raise OSError(errno.EIO, "short read")
             return piece
 
-        def data() -> Iterator[tuple[int, int]]:
-            at = 0
-            while at < size:
-                try:
-                    at = os.lseek(fd, at, os.SEEK_DATA)
-                except OSError as error:
-                    if error.errno == errno.ENXIO:
-                        return
-                    raise
-                hole = os.lseek(fd, at, os.SEEK_HOLE)
-                yield at, hole - at
-                at = hole
+        return digest(size, read, lambda: _host_data(holes_of, size))
+    finally:
+        os.close(fd)
 
-        return digest(size, read, data)
+
+def _host_data(path: bytes, size: int) -> Iterator[tuple[int, int]]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            hole = os.lseek(fd, at, os.SEEK_HOLE)
+            yield at, hole - at
+            at = hole
     finally:
         os.close(fd)
 
@@ -189,7 +201,7 @@ def _birth(path: bytes) -> int | None:
     return int(seconds * 10**9 + nanoseconds)
 
 
-def host_statvfs(top: str | bytes) -> dict[str, int]:
+def host_statvfs(top: Top) -> dict[str, int]:
     figures = os.statvfs(top)
     return {name: getattr(figures, "f_namemax" if name == "namemax" else "f_" + name) for name in STATVFS}
 
@@ -274,10 +286,10 @@ _USUAL: Entry = {"uid": 0, "gid": 0, "nlink": 1}
 
 
 def pack(tree: Mapping[str, Entry]) -> Tree:
-    """Leave out what is usual, and describe further names of an inode by its first one, {"same": path}."""
+    """Leave out what is usual, and describe further names of an inode by its shortest one, {"same": path}."""
     packed: Tree = {}
     first: dict[int, str] = {}
-    for path in sorted(tree):
+    for path in sorted(tree, key=lambda path: (len(path), path)):
         entry = tree[path]
         if entry.get("nlink", 1) > 1 and entry.get("type") != "dir" and "ino" in entry:
             earlier = first.setdefault(entry["ino"], path)

@@ -24,6 +24,7 @@ _CHUNK = 192  # entries, about one reply
 _PIECE = 48  # entries prepared before the descriptor is looked at again
 _LONGEST_NAME = 1024  # bytes; with a longer one the kernel refuses the whole listing
 _MOST_SUBDIRECTORIES = 256
+_MOST_WANTED = 512  # subdirectories
 _MOST_PREPARED = 768  # entries of one directory
 _MOST_HELD = 6144  # entries of all prepared directories
 _FILE_START = 128 << 10  # bytes, the kernel's first buffered read
@@ -123,7 +124,7 @@ class Ahead:
 
     def __init__(self, listing: Callable[[int, int], Directory]) -> None:
         self._listing = listing
-        self._wanted: deque[int] = deque(maxlen=512)
+        self._wanted: dict[int, None] = {}  # the last is done first: that is where a client goes next
         self._current: Directory | None = None
         self._ready: dict[int, Directory] = {}
         self._held = 0
@@ -148,7 +149,7 @@ class Ahead:
         if current is None:
             if not self._wanted or self._credit <= 0:
                 return False
-            node = self._wanted.pop()
+            node, _ = self._wanted.popitem()
             if node in self._ready:
                 return True
             current = self._current = self._listing(node, 0)
@@ -170,11 +171,19 @@ class Ahead:
 
     def listed(self, listing: Directory) -> None:
         """A client has read `listing` to its end: its subdirectories are likely to be next."""
-        self._wanted.extend(reversed(listing.subs))
+        if not listing.subs:
+            return
+        wanted = self._wanted
+        for node in reversed(listing.subs):
+            wanted.pop(node, None)
+            wanted[node] = None
         listing.subs = []
+        while len(wanted) > _MOST_WANTED:
+            del wanted[next(iter(wanted))]
 
     def listing(self, node: int) -> Directory | None:
         """What is prepared of directory `node`."""
+        self._wanted.pop(node, None)
         ready = self._ready.pop(node, None)
         if ready is not None:
             self._held -= len(ready.pending)

@@ -135,9 +135,8 @@ class Mounting(Handle):
         self._unmount_all()
 
     def _unmount_all(self) -> None:
-        for index in sorted(self._table.mounts, reverse=True):
-            self._table.umount(index)
-        self._base = None
+        for mount in sorted(self._shown(), reverse=True, key=lambda mount: mount.index):
+            self._table.umount(mount.index)
 
     @api()
     def mounts(self) -> list[str]:

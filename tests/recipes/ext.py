@@ -53,7 +53,8 @@ class Recipe:
     read: str = ""  # options for the oracle's mount
     oracle: str = "kernel"
     error: str = ""
-    errors: Mapping[str, str] = field(default_factory=dict)  # paths whose content is refused, and how
+    contents: Mapping[str, bytes] = field(default_factory=dict)  # of files that the making kernel cannot read
+    free: bool = True  # whether the figures of free space mean anything
     lookups: Mapping[str, str] = field(default_factory=dict)  # other spellings of paths that must be found
     tamper: Callable[[Path], None] | None = None
     make: Callable[[Recipe, Path], None] | None = None  # instead of all the above
@@ -101,6 +102,7 @@ def with_source(recipe: Recipe, use: Callable[[Path], Any]) -> Any:
 
     with tempfile.TemporaryDirectory(prefix="guestkit-source-") as name:
         top = Path(name)
+        top.chmod(0o755)
         assert recipe.fill is not None
         recipe.fill(top)
         trees.settle(top)
@@ -118,29 +120,49 @@ def describe(recipe: Recipe, image: Path) -> dict[str, Any]:
     if recipe.lookups:
         told["lookups"] = dict(recipe.lookups)
     if recipe.oracle == "source":
-        tree = with_source(recipe, manifest.from_directory)
-        for path, entry in tree.items():
-            for gone in ("ino", "blocks", "ctime", "btime", *(("size", "nlink") if entry["type"] == "dir" else ())):
-                entry.pop(gone, None)
-            for name in ("mtime", "atime"):  # mke2fs keeps whole seconds
-                entry[name] = entry[name] // 10**9 * 10**9
-            if not path:
-                entry.pop("mtime"), entry.pop("atime")
-        told["tree"] = tree
+        told["tree"] = with_source(recipe, source_tree)
     elif recipe.oracle == "kernel":
         with kernel_view(image, recipe.read) as top:
-            told["statvfs"] = manifest.host_statvfs(top)
-            told["tree"] = manifest.from_directory(top)
+            told["statvfs"] = figures(recipe, top)
+            told["tree"] = kernel_tree(recipe, top)
         if ext_journal.needs_recovery(image):
             told["dirty"] = True
             with loop_mount(image, options="ro,noload", kind="ext4") as top:
-                told["noload"] = manifest.from_directory(top)
-    for path, kind in recipe.errors.items():
-        entry = told["tree"][path]
-        for gone in ("sha256", "target", "size"):
-            entry.pop(gone, None)
-        entry["error"] = kind
+                tree = manifest.from_directory(top)
+            if not any("error" in entry for entry in tree.values()):  # what was half written need not make sense
+                told["noload"] = tree
     return told
+
+
+def figures(recipe: Recipe, top: Path) -> dict[str, int]:
+    told = manifest.host_statvfs(top)
+    if not recipe.free:
+        for name in ("bfree", "bavail", "ffree", "favail"):
+            del told[name]
+    return told
+
+
+def kernel_tree(recipe: Recipe, top: Path) -> manifest.Tree:
+    """The tree at `top`, with the contents that this kernel refuses to read."""
+    tree = manifest.from_directory(top)
+    for path, data in recipe.contents.items():
+        tree[path].pop("error", None)
+        tree[path]["sha256"] = manifest.digest(len(data), lambda at, n, data=data: data[at : at + n], list)
+    return tree
+
+
+def source_tree(top: Path) -> manifest.Tree:
+    """What mke2fs -d makes of a directory: whole seconds, and numbers, places and creation times of its own."""
+    tree = manifest.from_directory(top)
+    for path, entry in tree.items():
+        for gone in ("ino", "blocks", "ctime", "btime", *(("size",) if entry["type"] == "dir" else ())):
+            entry.pop(gone, None)
+        for name in ("mtime", "atime"):
+            entry[name] = entry[name] // 10**9 * 10**9
+        if not path:
+            del entry["mtime"], entry["atime"]
+            entry["nlink"] += 1  # lost+found
+    return tree
 
 
 class kernel_view:
@@ -327,7 +349,7 @@ def recipes() -> list[Recipe]:
         Recipe("ext4-inline256", EXT4 + ",inline_data", partial(inline, block=4096, room=160), inodes=480),
         Recipe("ext4-inline1024", EXT4 + ",inline_data", partial(inline, block=1024, room=920), 1024, 1024, 8, 480),
         Recipe("ext4-ea-inode", EXT4 + ",ea_inode", large_values),
-        Recipe("ext4-large-dir", EXT4 + ",large_dir", partial(many_names, count=900, length=40), 1024, inodes=32),
+        Recipe("ext4-large-dir", EXT4 + ",large_dir", partial(many_names, count=500, length=200), 1024, inodes=32),
         Recipe(
             "ext4-sparse-super2", EXT4.replace(",resize_inode", ",sparse_super2"), groups, 1024, more=("-g", "1024")
         ),
@@ -345,6 +367,7 @@ def recipes() -> list[Recipe]:
                 "sif /blocks size 90000",
             ),
             oracle="kernel",
+            contents={"blocks": trees.pattern(40 * 4096 + 17, "blocks")[:90_000]},
             make=ext_journal.make_verity,
         ),
         Recipe("ext4-encrypt", EXT4 + ",encrypt", None, inodes=64, make=ext_journal.make_encrypted),

@@ -33,7 +33,7 @@ class BlockMap:
         logical = physical = count = 0
         for run in self._pieces(start, end):
             if count and (run.physical == physical + count if physical else not run.physical):
-                count += run.count
+                count += run.length
                 continue
             if count:
                 yield Run(logical, physical, count)

@@ -76,7 +76,7 @@ def inline_data(inode: Inode, body: list[Attribute]) -> bytes:
     `body`: the attributes in the inode's record. Raises: Corrupt (EUCLEAN) when system.data is not there.
     """
     for attribute in body:
-        if attribute.index == 7 and attribute.name == b"data":
+        if attribute.kind == 7 and attribute.name == b"data":
             if attribute.inum:
                 raise Corrupt("inline data", "e_value_inum", found=attribute.inum, expected=0)
             return inode.i_block + attribute.value

@@ -98,7 +98,12 @@ def parse_names(
                 continue
             if shown is not None:
                 hash_at = at + 8 + (name_len + 3 & ~3)
-                name = shown(name, buf[hash_at : hash_at + 8] if hashed and hash_at + 8 <= behind else b"")
+                try:
+                    name = shown(name, buf[hash_at : hash_at + 8] if hashed and hash_at + 8 <= behind else b"")
+                except Corrupt as error:
+                    flaw = flaw or error
+                    at = behind
+                    continue
             if b"\0" in name or (slash and b"/" in name):
                 flaw = flaw or Corrupt(f"directory entry at {at}", "name", found=name)
                 at = behind
@@ -114,18 +119,19 @@ def verify_block(buf: bytes, seed: int, indexed: bool) -> bool:
     `indexed`: the directory has an htree, so that a block may be one of its nodes.
     Raises: Corrupt (EUCLEAN).
     """
-    tail = len(buf) - _TAIL
-    if buf[tail : tail + 4] == b"\0\0\0\0" and buf[tail + 4 : tail + 8] == b"\x0c\0\0\xde":
-        stored = int.from_bytes(buf[tail + 8 :], "little")
-        found = crc32c(buf[:tail], seed)
-        if found != stored:
-            raise Corrupt("directory block", "det_checksum", found=stored, expected=found)
-        return True
+    # an htree's root may still carry the tail of the leaf that it was
     place = index_place(buf) if indexed else 0
-    if not place:
+    if place:
+        verify_index(buf, place, seed)
+        return False  # a root holds "." and ".." as entries; nothing else
+    tail = len(buf) - _TAIL
+    if buf[tail : tail + 4] != b"\0\0\0\0" or buf[tail + 4 : tail + 8] != b"\x0c\0\0\xde":
         raise Corrupt("directory block", "det_reserved_ft", found=buf[tail + 7], expected=_TAIL_TYPE)
-    verify_index(buf, place, seed)
-    return place == 32  # a root holds "." and ".." as entries; nothing else
+    stored = int.from_bytes(buf[tail + 8 :], "little")
+    found = crc32c(buf[:tail], seed)
+    if found != stored:
+        raise Corrupt("directory block", "det_checksum", found=stored, expected=found)
+    return True
 
 
 def index_place(buf: bytes) -> int:

@@ -27,11 +27,11 @@ _INDEX = Layout("ext4_extent_idx", 12, "<", ei_block=(0, "I"), ei_leaf_lo=(4, "I
 
 
 class Run(NamedTuple):
-    """`count` blocks from `logical` stand at block `physical`; 0: a hole or unwritten, they read as zeros."""
+    """`length` blocks from `logical` stand at block `physical`; 0: a hole or unwritten, they read as zeros."""
 
     logical: int
     physical: int
-    count: int
+    length: int
 
 
 class _Node(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Iterator
 
 from guestkit.checksum import crc16, crc32c
 from guestkit.errors import Corrupt, GuestkitError
@@ -137,10 +138,9 @@ class Groups:
             blocks.cache.put(key, data, len(data) + 100)
         return data
 
-    def _tables_in_order(self) -> list[bytes]:
+    def _tables_in_order(self) -> Iterator[bytes]:
         """All descriptor blocks; neighbours in one read."""
         blocks, size = self._blocks, self._blocks.block_size
-        found: list[bytes] = []
         index = 0
         while index < self.table_blocks:
             start = self._place(index)
@@ -149,9 +149,8 @@ class Groups:
                 run += 1
             if start + run > blocks.count:
                 raise Corrupt("group descriptor table", found=start + run, expected=f"at most {blocks.count}")
-            found.append(blocks.device.read(start * size, run * size))
+            yield blocks.device.read(start * size, run * size)
             index += run
-        return found
 
     def free_counts(self) -> tuple[int, int]:
         """Return (free clusters, free inodes), summed over all groups. Raises: SourceError, Corrupt."""

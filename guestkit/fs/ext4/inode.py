@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple
 
 from guestkit.checksum import crc32c
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
@@ -74,7 +74,12 @@ _RUN_PAGES = 64  # pages that one bulk read takes at most
 _GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 
-Bad: TypeAlias = GuestkitError
+
+class Found(NamedTuple):
+    """What stat_many() gives: one of the two for each inode."""
+
+    stats: dict[int, Stat | None]
+    bad: dict[int, GuestkitError]
 
 
 class Inode:
@@ -145,81 +150,83 @@ class InodeTable:
         self._blocks.cache.put(key, inode, 900)
         return inode
 
-    def stat_many(self, inos: Iterable[int]) -> dict[int, Stat | Bad]:
+    def stat_many(self, inos: Iterable[int]) -> Found:
         """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
 
         Raises: WouldBlock.
         """
-        found: dict[int, Stat | Bad] = {}
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        stats: dict[int, Stat | None] = {}
+        bad: dict[int, GuestkitError] = {}
+        wanted: dict[int, list[int]] = {}
         first, last = self._super.first_ino, self._super.inodes_count
         per_group, per_page, size = self._per_group, self._per_page, self._size
         for ino in inos:
             if (first <= ino <= last) or ino == ROOT_INO:
                 group, index = divmod(ino - 1, per_group)
-                page, slot = divmod(index, per_page)
-                where = (group, page)
+                where = group << 32 | index // per_page
                 if where in wanted:
-                    wanted[where].append((ino, slot * size))
+                    wanted[where].append(ino)
                 else:
-                    wanted[where] = [(ino, slot * size)]
+                    wanted[where] = [ino]
             else:
-                found[ino] = NotFound(f"inode {ino} is none that can be reached")
+                bad[ino] = NotFound(f"inode {ino} is none that can be reached")
         pages = self._load_many(sorted(wanted))
         decode = self._decode
         for where, members in wanted.items():
             data = pages[where]
-            for ino, offset in members:
-                if isinstance(data, bytes):
-                    try:
-                        found[ino] = decode(ino, data[offset : offset + size])
-                    except GuestkitError as error:
-                        found[ino] = error.within(f"inode {ino}")
-                else:
-                    found[ino] = data
-        return found
+            if not isinstance(data, bytes):
+                for ino in members:
+                    bad[ino] = data
+                continue
+            base = (where >> 32) * per_group + (where & 0xFFFFFFFF) * per_page + 1
+            for ino in members:
+                offset = (ino - base) * size
+                try:
+                    stats[ino] = decode(ino, data[offset : offset + size])
+                except GuestkitError as error:
+                    bad[ino] = error.within(f"inode {ino}")
+        return Found(stats, bad)
 
-    def _locate(self, ino: int) -> tuple[tuple[int, int], int]:
+    def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)
         page, slot = divmod(index, self._per_page)
-        return (group, page), slot * self._size
+        return group << 32 | page, slot * self._size
 
-    def _load(self, where: tuple[int, int]) -> bytes:
-        key = (self._blocks.token, "p", *where)
+    def _load(self, where: int) -> bytes:
+        key = (self._blocks.token, "p", where)
         data: bytes | None = self._blocks.cache.get(key)
         if data is None:
-            group, page = where
-            at = page * self._page
-            start = self._groups.inode_table(group) * self._super.block_size + at
+            at = (where & 0xFFFFFFFF) * self._page
+            start = self._groups.inode_table(where >> 32) * self._super.block_size + at
             data = self._blocks.device.read(start, min(self._page, self._table_bytes - at))
             self._blocks.cache.put(key, data, len(data) + 150)
         return data
 
-    def _load_many(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], bytes | Bad]:
-        """`wanted` ascending."""
-        pages: dict[tuple[int, int], bytes | Bad] = {}
+    def _load_many(self, wanted: list[int]) -> dict[int, bytes | GuestkitError]:
+        """`wanted`: pages as group << 32 | number in the group's table, ascending."""
+        pages: dict[int, bytes | GuestkitError] = {}
         cache, token = self._blocks.cache, self._blocks.token
         missing = []
         for where in wanted:
-            data = cache.get((token, "p", *where))
+            data = cache.get((token, "p", where))
             if data is None:
                 missing.append(where)
             else:
                 pages[where] = data
         at = 0
         while at < len(missing):
-            group, first = missing[at]
-            last = first
+            first = last = missing[at]
+            group = first >> 32
             stop = at + 1
-            while stop < len(missing):
-                other, page = missing[stop]
-                if other != group or page - last > _GAP_PAGES or page - first >= _RUN_PAGES:
+            while stop < len(missing):  # a page of another group is too far away to be joined
+                page = missing[stop]
+                if page - last > _GAP_PAGES or page - first >= _RUN_PAGES:
                     break
                 last = page
                 stop += 1
             try:
-                begin = first * self._page
-                end = min((last + 1) * self._page, self._table_bytes)
+                begin = (first & 0xFFFFFFFF) * self._page
+                end = min(((last & 0xFFFFFFFF) + 1) * self._page, self._table_bytes)
                 start = self._groups.inode_table(group) * self._super.block_size
                 run = self._blocks.device.read(start + begin, end - begin)
             except (Corrupt, SourceError) as error:
@@ -227,9 +234,9 @@ class InodeTable:
                     pages[where] = error
             else:
                 for where in missing[at:stop]:
-                    offset = (where[1] - first) * self._page
+                    offset = (where - first) * self._page
                     data = run[offset : offset + self._page]
-                    cache.put((token, "p", *where), data, len(data) + 150)
+                    cache.put((token, "p", where), data, len(data) + 150)
                     pages[where] = data
             at = stop
         return pages

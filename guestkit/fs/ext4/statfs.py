@@ -12,13 +12,18 @@ from guestkit.fs.ext4.groups import Groups
 from guestkit.fs.ext4.superblock import Superblock
 
 _MOST_RESERVED = 4096  # clusters that the kernel keeps for extent conversions
+_MOST_TABLE = 64 << 20  # bytes of descriptors that are summed (128 TiB); beyond, the superblock's own figures serve
 
 
 def statvfs(superblock: Superblock, groups: Groups, journal_bytes: int) -> StatVfs:
     """`journal_bytes`: the size of the internal journal, 0 for none. Raises: SourceError, Corrupt."""
     ratio = superblock.cluster_ratio
-    free_clusters, free_inodes = groups.free_counts()
-    blocks = superblock.blocks_count - _overhead(superblock, groups, journal_bytes) * ratio
+    if groups.table_blocks * superblock.block_size <= _MOST_TABLE:
+        free_clusters, free_inodes = groups.free_counts()
+        overhead = _overhead(superblock, groups, journal_bytes)
+    else:
+        free_clusters, free_inodes, overhead = superblock.free_blocks // ratio, superblock.free_inodes, 0
+    blocks = superblock.blocks_count - overhead * ratio
     free = free_clusters * ratio
     reserved = superblock.reserved_blocks
     if superblock.incompat & f.EXTENTS:
@@ -53,6 +58,8 @@ def _overhead(superblock: Superblock, groups: Groups, journal_bytes: int) -> int
         for index in range(superblock.first_meta_bg, groups.table_blocks):
             group = index * groups.per_block
             total += sum(g < superblock.group_count for g in {group, group + 1, group + groups.per_block - 1})
+    if not (superblock.compat & f.SPARSE_SUPER2 or superblock.ro_compat & f.SPARSE_SUPER or meta):
+        return total + superblock.group_count * (1 + superblock.reserved_gdt_blocks + groups.table_blocks)
     for group in _groups_with_super(superblock):
         total += 1 + superblock.reserved_gdt_blocks
         if not meta or group // groups.per_block < superblock.first_meta_bg:

@@ -48,7 +48,7 @@ _ENTRY = Layout(
 class Attribute(NamedTuple):
     """One attribute as stored; `inum` names the inode that holds the value, else `value` is it."""
 
-    index: int
+    kind: int  # name index
     name: bytes  # without the prefix
     value: bytes
     inum: int
@@ -58,10 +58,10 @@ class Attribute(NamedTuple):
     @property
     def full_name(self) -> bytes:
         """The name as the kernel lists it, b"" where it is not shown."""
-        prefix = PREFIXES.get(self.index)
-        if prefix is None or (self.index == _SYSTEM and self.name == b"data"):
+        prefix = PREFIXES.get(self.kind)
+        if prefix is None or (self.kind == _SYSTEM and self.name == b"data"):
             return b""
-        return prefix if self.index in _WHOLE else prefix + self.name
+        return prefix if self.kind in _WHOLE else prefix + self.name
 
 
 def parse_entries(area: bytes, start: int, *, external: bool, body: bool) -> list[Attribute]:
@@ -148,7 +148,7 @@ def parse_block(buf: bytes, block: int, seed: int | None, *, external: bool) -> 
 
 def kernel_value(attribute: Attribute, value: bytes) -> bytes:
     """`value` in the form that getxattr(2) gives. Raises: Corrupt (EUCLEAN) for a damaged ACL."""
-    if attribute.index not in _ACLS:
+    if attribute.kind not in _ACLS:
         return value
     if len(value) < 4 or value[:4] != b"\1\0\0\0":
         raise Corrupt("POSIX ACL", "a_version", found=int.from_bytes(value[:4], "little"), expected=1)

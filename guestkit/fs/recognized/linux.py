@@ -22,7 +22,6 @@ def probe_jfs(window: Window) -> Detected | None:
         usage="filesystem",
         label=label_text(raw[152:168]),
         uuid=uuid_text(raw[136:152]),
-        version=str(struct.unpack_from("<I", raw, 4)[0]),
         block_size=block,
     )
 
@@ -159,13 +158,12 @@ def probe_cramfs(window: Window) -> Detected | None:
         return None
     order = "<" if raw[:4] == b"\x45\x3d\xcd\x28" else ">"
     size, flags = struct.unpack_from(f"{order}II", raw, 4)
-    version = 2 if flags & 1 else 1
-    if version == 2 and 64 < size <= 1 << 20:
+    if flags & 1 and 64 < size <= 1 << 20:
         whole = window.at(0, size)
         (checksum,) = struct.unpack_from(f"{order}I", raw, 32)
         if not whole or crc32(whole[:32] + bytes(4) + whole[36:]) != checksum:
             return None
-    return Detected(type="cramfs", usage="filesystem", label=label_text(raw[48:64]), version=str(version))
+    return Detected(type="cramfs", usage="filesystem", label=label_text(raw[48:64]))
 
 
 def probe_squashfs(window: Window) -> Detected | None:
@@ -179,8 +177,7 @@ def probe_squashfs(window: Window) -> Detected | None:
         return Detected(type="squashfs3", usage="filesystem", version=f"{major}.{minor}") if major else None
     if order == ">":
         return None
-    (block,) = struct.unpack_from("<I", raw, 12)
-    return Detected(type="squashfs", usage="filesystem", version=f"{major}.{minor}", block_size=block)
+    return Detected(type="squashfs", usage="filesystem", version=f"{major}.{minor}")
 
 
 def probe_erofs(window: Window) -> Detected | None:

@@ -73,5 +73,6 @@ def probe_log(window: Window) -> Detected | None:
             return None
         if header[:4] == b"\xfe\xed\xba\xbe" and header[8:12] in (b"\0\0\0\1", b"\0\0\0\2"):
             uuid = uuid_text(header[304:320])
-            return Detected(type="xfs_external_log", usage="other", uuid=uuid) if uuid else None
+            # of the filesystem that it belongs to, not its own
+            return Detected(type="xfs_external_log", usage="other", set_uuid=uuid) if uuid else None
     return None

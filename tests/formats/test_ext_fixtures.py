@@ -1,0 +1,155 @@
+"""Every kept ext image reads as its manifest says, which the kernel wrote."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import manifest
+import pytest
+
+import guestkit.errors
+from guestkit.guest import open_guest
+
+DATA = Path(__file__).parent.parent / "data" / "ext"
+NAMES = sorted(path.name.removesuffix(".json") for path in DATA.glob("*.json"))
+MANIFESTS: dict[str, dict[str, Any]] = {}
+
+
+def told(name: str) -> dict[str, Any]:
+    if name not in MANIFESTS:
+        MANIFESTS[name] = json.loads((DATA / f"{name}.json").read_text())
+    return MANIFESTS[name]
+
+
+READABLE = [name for name in NAMES if "tree" in told(name)]
+REFUSED = [name for name in NAMES if "error" in told(name)]
+DIRTY = [name for name in NAMES if "noload" in told(name)]
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the raw image of a fixture, decompressed once."""
+    folder = tmp_path_factory.mktemp("ext")
+
+    def image(name: str) -> Path:
+        path = folder / f"{name}.img"
+        if not path.exists():
+            data = lzma.decompress((DATA / f"{name}.img.xz").read_bytes())
+            zeros = bytes(1 << 16)
+            with path.open("wb") as file:
+                for at in range(0, len(data), 1 << 16):
+                    piece = data[at : at + (1 << 16)]
+                    if piece == zeros[: len(piece)]:
+                        file.seek(len(piece), os.SEEK_CUR)
+                    else:
+                        file.write(piece)
+                file.truncate(len(data))
+        return path
+
+    return image
+
+
+def known(name: str, wanted: manifest.Tree, tree: manifest.Tree) -> manifest.Tree:
+    """`tree` without what the oracle cannot know: a source directory has no lost+found and other inode numbers."""
+    if told(name)["oracle"] != "source":
+        return tree
+    return {
+        path: {field: value for field, value in entry.items() if field in wanted.get(path, ())}
+        for path, entry in tree.items()
+        if path != "lost+found"
+    }
+
+
+def compare(image: Path, name: str, key: str = "tree", options: dict[str, str] | None = None) -> list[str]:
+    wanted = manifest.unpack(told(name)[key])
+    with open_guest(image, format="raw") as guest:
+        fs = guest.filesystem("/dev/sda", options)
+        tree = manifest.from_filesystem(fs)
+        found = list(manifest.differences(wanted, known(name, wanted, tree)))
+        if key == "tree":
+            found += manifest.figure_differences(told(name).get("statvfs", {}), manifest.api_statvfs(fs))
+            found += manifest.index_differences(fs, tree)
+            found += manifest.content_differences(fs, tree)
+            assert fs.uuid == told(name)["uuid"]
+            count, first = fs.problems()
+            assert not count, first
+    return found
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_tree_is_the_kernels(name: str, unpacked: Callable[[str], Path]) -> None:
+    assert compare(unpacked(name), name) == []
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_state_tells_whether_a_journal_was_replayed(name: str, unpacked: Callable[[str], Path]) -> None:
+    with open_guest(unpacked(name), format="raw") as guest:
+        state = guest.filesystem("/dev/sda").state
+    assert state.kind == ("replayed" if told(name).get("dirty") else "clean")
+
+
+@pytest.mark.parametrize("name", DIRTY)
+def test_noload_shows_the_tree_without_the_journal(name: str, unpacked: Callable[[str], Path]) -> None:
+    assert compare(unpacked(name), name, "noload", {"noload": ""}) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if told(name).get("lookups")])
+def test_other_spellings_are_found_in_folding_directories(name: str, unpacked: Callable[[str], Path]) -> None:
+    with open_guest(unpacked(name), format="raw") as guest:
+        fs = guest.filesystem("/dev/sda")
+
+        def find(path: str) -> int:
+            inode = fs.root
+            for part in path.split("/"):
+                inode = fs.lookup(inode, part.encode())
+            return inode
+
+        for other, path in told(name)["lookups"].items():
+            assert find(other) == find(path)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_read_is_refused_by_name(name: str, unpacked: Callable[[str], Path]) -> None:
+    wanted = getattr(guestkit.errors, told(name)["error"])
+    with open_guest(unpacked(name), format="raw") as guest, pytest.raises(wanted) as caught:
+        guest.filesystem("/dev/sda")
+    assert type(caught.value) is wanted
+
+
+@pytest.mark.tool("qemu-img")
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "compressed"])
+@pytest.mark.parametrize("name", ["ext2", "ext4"])
+def test_tree_is_the_same_inside_qcow2(
+    name: str, compressed: bool, unpacked: Callable[[str], Path], tmp_path: Path
+) -> None:
+    image = tmp_path / "image.qcow2"
+    flags = ["-c"] if compressed else []
+    tool = shutil.which("qemu-img") or "qemu-img"
+    subprocess.run([tool, "convert", "-f", "raw", "-O", "qcow2", *flags, unpacked(name), image], check=True)
+    wanted = manifest.unpack(told(name)["tree"])
+    with open_guest(image) as guest:
+        fs = guest.filesystem("/dev/sda")
+        tree = manifest.from_filesystem(fs)
+        assert list(manifest.differences(wanted, tree)) == []
+        assert list(manifest.content_differences(fs, tree)) == []
+
+
+def test_fixtures_are_all_there() -> None:
+    """Each image has its manifest, and each manifest its image; the list does not become empty unseen."""
+    images = sorted(path.name.removesuffix(".img.xz") for path in DATA.glob("*.img.xz"))
+    assert images == NAMES
+    assert len(READABLE) >= 40
+    assert len(REFUSED) >= 5
+    assert len(DIRTY) >= 10
+
+
+@pytest.mark.parametrize("name", DIRTY)
+def test_dirty_fixture_tells_replayed_from_not(name: str) -> None:
+    assert told(name)["tree"] != told(name)["noload"]
