@@ -92,7 +92,7 @@ class _Parser:
         start = True  # where * and, in a basic expression, ^ have other meanings
         while True:
             kind, byte = self.peek()
-            if kind in ("end", "|") or (kind == ")" and (depth or not self.extended)):
+            if kind in ("end", "|", ")"):
                 return ("cat", items)
             self.token()
             if kind in ("*", "+", "?", "{"):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pytest
 from imagefiles import opened
@@ -173,13 +173,11 @@ def test_device_is_refused_and_not_opened(room: Room) -> None:
     assert "zero" not in [event[1] for event in events]
 
 
-@pytest.mark.parametrize(("name", "error"), HOSTILE)
-def test_image_with_a_hostile_backing_name_opens_itself_only(room: Room, name: str, error: type[GuestkitError]) -> None:
+# what a header can hold, which ends a name at its NUL
+@pytest.mark.parametrize("name", [name for name, _ in HOSTILE if 0 < len(name) < 1000 and "\0" not in name])
+def test_image_with_a_hostile_backing_name_opens_itself_only(room: Room, name: str) -> None:
     path = room.place / "images" / "hostile.qcow2"
-    data = os.fsencode(name) if name != "\ud800" else b"\xed\xa0\x80"
-    if not data or len(data) > 1023 or data.startswith(b"a\0"):
-        pytest.skip("a header cannot hold that name")
-    path.write_bytes(image(data, b"raw"))
+    path.write_bytes(image(name.encode("utf-8", "surrogatepass"), b"raw"))
     with audited() as events, pytest.raises(GuestkitError, match="backing file"), opened(path):
         pass
     inside = (str(room.place / "images"), "sub", "deep", path, str(path))
@@ -302,7 +300,7 @@ def test_failed_image_leaves_no_descriptor(room: Room) -> None:
 class Names:
     """A guest of two directories: node 1 the root with `top` (2) and d (3); d holds `low` (4)."""
 
-    tree = {(1, b"top"): 2, (1, b"d"): 3, (3, b"low"): 4, (3, b".."): 1}
+    tree: ClassVar = {(1, b"top"): 2, (1, b"d"): 3, (3, b"low"): 4, (3, b".."): 1}
 
     def __init__(self) -> None:
         self.opened: list[int] = []

@@ -78,12 +78,12 @@ def test_only_the_head_of_a_program_is_read() -> None:
     class Counting(BytesSource):
         asked = 0
 
-        def read_into(self, offset: int, buf: memoryview) -> None:
-            Counting.asked += len(buf)
-            super().read_into(offset, buf)
+        def read(self, offset: int, length: int) -> bytes:
+            Counting.asked += length
+            return super().read(offset, length)
 
     assert found({"bin": {"bash": Counting(elf(62, 64, "little") + bytes(1 << 20))}}) == "x86_64"
-    assert Counting.asked <= 4096
+    assert 0 < Counting.asked <= 4096
 
 
 def test_no_program_no_architecture() -> None:

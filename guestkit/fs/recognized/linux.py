@@ -220,3 +220,36 @@ def probe_bcachefs(window: Window) -> Detected | None:
         block_size=block * 512,
         set_uuid=set_uuid,
     )
+
+
+def probe_gfs2(window: Window) -> Detected | None:
+    raw = window.at(0x10000, 272)
+    if not raw:
+        return None
+    form, multihost, _, block = struct.unpack_from(">IIII", raw, 24)
+    if not 1800 <= form <= 1899 or not 1900 <= multihost <= 1999:
+        return None
+    # the label is the cluster's name for it, and its name in the cluster
+    return Detected(
+        type="gfs2",
+        usage="filesystem",
+        label=label_text(raw[160:224]),
+        uuid=uuid_text(raw[256:272]),
+        block_size=block,
+    )
+
+
+def probe_ocfs2(window: Window) -> Detected | None:
+    for block in (1024, 2048, 4096, 8192):
+        raw = window.at(block, 352)
+        if raw.startswith(b"OCFSV2"):
+            major, minor = struct.unpack_from("<HH", raw, 192)
+            return Detected(
+                type="ocfs2",
+                usage="filesystem",
+                label=label_text(raw[272:336]),
+                uuid=uuid_text(raw[336:352]),
+                version=f"{major}.{minor}",
+                block_size=block,
+            )
+    return None
