@@ -25,29 +25,28 @@ def crc32c(data: bytes | bytearray | memoryview, seed: int = _MASK) -> int:
     return _extend()(seed ^ _MASK, bytes(data)) ^ _MASK
 
 
+def crc32c_extend() -> Callable[[int, bytes], int]:
+    """Return the bare function (value, bytes) -> value, for loops; its values are crc32c()'s, inverted."""
+    return _extend()
+
+
 def crc32(data: bytes | bytearray | memoryview, seed: int = 0) -> int:
     """The usual CRC-32 (zlib, GPT, LVM), inverted at both ends; `seed` continues an earlier value."""
     return zlib.crc32(data, seed)
 
 
 def crc32_be(data: bytes | bytearray | memoryview, seed: int = _MASK) -> int:
-    """CRC-32 with the bits in big-endian order, not inverted: the kernel's crc32_be(), used by jbd2's compat checksum."""
-    table = _crc32_be_table()
-    register = seed
-    for byte in bytes(data):
-        register = (register << 8 & _MASK) ^ table[register >> 24 ^ byte]
-    return register
+    """CRC-32 with the bits in big-endian order, not inverted: the kernel's crc32_be(), for jbd2's old checksum."""
+    # the usual CRC-32 of the mirrored bits, mirrored; zlib does it some 40 times faster than a loop over a table
+    mirrored = zlib.crc32(bytes(data).translate(_MIRROR), _mirror32(seed) ^ _MASK) ^ _MASK
+    return _mirror32(mirrored)
 
 
-@cache
-def _crc32_be_table() -> list[int]:
-    table = []
-    for index in range(256):
-        register = index << 24
-        for _ in range(8):
-            register = (register << 1 & _MASK) ^ (0x04C11DB7 if register & 0x80000000 else 0)
-        table.append(register)
-    return table
+_MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _mirror32(value: int) -> int:
+    return int.from_bytes(value.to_bytes(4, "big").translate(_MIRROR), "little")
 
 
 def crc16(data: bytes | bytearray | memoryview, seed: int = 0xFFFF) -> int:

@@ -38,7 +38,8 @@ class Decoded(Leaf):
         self._most_ahead = min(_MOST_AHEAD, limits.cache.limit // 4)
         self._pending: dict[int, Future[None]] = {}  # by batch; what a job makes goes into the cache
         self._lock = Lock()
-        self._readers = [(-1 << 62, 0)] * _READERS  # (where it goes on, how far ahead to decode), any order
+        # of each: where it goes on, how far ahead to decode, the first batch that was not yet begun for it
+        self._readers = [(-1 << 62, 0, 0)] * _READERS
         self._oldest = 0
 
     @abstractmethod
@@ -113,41 +114,43 @@ class Decoded(Leaf):
         """
         readers = self._readers
         ahead = 0
+        begin = first // self._batch
         slot = self._oldest
-        for number, (goes_on, far) in enumerate(readers):
+        for number, (goes_on, far, begun) in enumerate(readers):
             if 0 <= offset - goes_on <= _SKIP:
                 ahead = min(max(_FIRST_AHEAD, far * 2), self._most_ahead)
+                begin = max(begin, begun)
                 slot = number
                 break
         else:
             self._oldest = (slot + 1) % _READERS
-        readers[slot] = (offset + length, ahead)
         if (ahead or last - first >= self._batch) and self._limits.decode_threads:
-            self._start(first // self._batch, min(last + ahead // self.unit, (self.size - 1) // self.unit))
+            begin = self._start(begin, min(last + ahead // self.unit, (self.size - 1) // self.unit))
+        readers[slot] = (offset + length, ahead, begin)
         return last > first and ahead == self._most_ahead
 
-    def _start(self, batch: int, last: int) -> None:
-        """Begin to decode the batches from `batch` to that of unit `last`, as far as they are not there yet."""
+    def _start(self, batch: int, last: int) -> int:
+        """Begin to decode the batches from `batch` to that of unit `last`; return the first that was not begun."""
         pool = self._limits.pool()
         if pool is None:
-            return
-        size, pending, cache, token = self._batch, self._pending, self._cache, self._token
+            return batch
+        size, pending = self._batch, self._pending
         room = 2 * max(2, self._most_ahead // (size * self.unit))
         for number in range(batch, last // size + 1):
-            if number in pending or len(pending) >= room:
+            if number in pending:
                 continue
+            if len(pending) >= room:
+                return number
             end = min((number + 1) * size - 1, (self.size - 1) // self.unit)
-            # the ends tell: jobs go through a batch from left to right
-            if (token, end) in cache and (token, number * size) in cache:
-                continue
             with self._lock:
                 if number in pending:
                     continue
                 try:
                     pending[number] = job = pool.submit(self._decode_batch, number, end)
                 except RuntimeError:  # the pool was shut down: whoever reads decodes
-                    return
+                    return number
             job.add_done_callback(lambda _, number=number: pending.pop(number, None))  # type: ignore[misc]
+        return max(batch, last // size + 1)
 
     def _decode_batch(self, number: int, end: int) -> None:
         cache, token = self._cache, self._token

@@ -138,7 +138,7 @@ class Guest:
         Nothing stays open when it raises.
         Raises: NotFound, AccessRefused, IsADirectory, InvalidArgument, SourceError, Corrupt, Unsupported, NeedKey.
         """
-        text = os.fspath(path)
+        text = os.fsdecode(path)
         if sector_size not in (None, 512, 4096):
             raise InvalidArgument(f"a sector size of {sector_size}, which is neither 512 nor 4096")
         known = len(self._leaves)
@@ -164,8 +164,8 @@ class Guest:
         directory = os.path.dirname(os.path.realpath(text))
         files = HostFiles(directory, self._allowed, registry.image_opener(self.limits), self._own)
         image = registry.open_image(leaf, files, self.limits, format)
-        if image.size < 512:
-            raise InvalidArgument(f"holds {image.size} bytes, not a disk")
+        if not image.size or (image.format == "raw" and leaf.size < 512):
+            raise InvalidArgument(f"holds {min(image.size, leaf.size)} bytes, not a disk")
         shown: Source = image if snapshot is None else image.snapshot(snapshot)
         name = "/dev/sd" + letters(len(self.disks))
         disk = Disk(

@@ -209,6 +209,9 @@ FORMATS: tuple[Format, ...] = (
     Format("zfs_member", "volume", (), _TOLD + "probe_zfs"),
 )
 
+# libblkid's bounds, in bytes: what is no larger holds nothing, and no member of an array
+_NOTHING = 1024
+_FLOPPY = 1440 * 1024
 # whose superblock does not stand where a partition table does: both may be meant
 _BESIDE_A_TABLE = ("iso9660", "udf")
 # whose boot sector ends as an MBR does
@@ -251,6 +254,8 @@ def candidates(source: Source, available: int | None = None) -> Iterator[Detecte
     `available`: how many bytes are there, where `source` reaches beyond a truncated disk.
     Raises: SourceError (EIO) when the host cannot read it.
     """
+    if source.size <= _NOTHING:
+        return
     window = Window(source, available)
     asked = set()
     for format in FORMATS:
@@ -266,7 +271,7 @@ def candidates(source: Source, available: int | None = None) -> Iterator[Detecte
                 continue
         else:
             found = Detected(type=format.name, usage="filesystem" if format.kind == "filesystem" else "other")
-        if found is not None:
+        if found is not None and not (found.usage == "raid" and source.size <= _FLOPPY):
             yield found
             if found.usage in ("raid", "crypto"):
                 return
@@ -355,10 +360,10 @@ def partition_table(source: Source, limits: Limits, detected: Detected | None = 
 
 def _in_large_sectors(source: Source, limits: Limits, format: Format, table: Table) -> Table | None:
     """The same MBR counted in 4096-byte sectors, if only so anything is found where its partitions are."""
-    if _anything_in(source, table):
-        return None
     large: Table | None = _named(format.open)(source, limits, 4096)
-    return large if large is not None and not large.problems and _anything_in(source, large) else None
+    if large is None or large.problems or _anything_in(source, table):
+        return None
+    return large if _anything_in(source, large) else None
 
 
 def _anything_in(source: Source, table: Table) -> bool:

@@ -108,11 +108,14 @@ def mount_differences(
 ) -> Iterator[str]:
     """Yield a line for whatever guestkit's mount at `mounted` shows otherwise than the oracle's tree at `top`.
 
-    The mount's inode numbers hold the mount index above the guest's number, and FUSE knows no creation times.
+    The mount's inode numbers hold the mount index above the guest's number, the root's is always 1, and FUSE knows no
+    creation times.
     """
     tree = manifest.from_directory(mounted, holes_of=top)
     for entry in tree.values():
         if "ino" in entry:
             entry["ino"] &= (1 << 52) - 1
+    if "ino" in wanted[""]:
+        tree[""]["ino"] = wanted[""]["ino"]
     yield from manifest.differences(wanted, tree, ignore={"btime", *ignore})
     yield from manifest.figure_differences(figures, manifest.host_statvfs(mounted))

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from guestkit.guest import Guest
 
 USAGE = """\
 Usage: guestkit-mount [OPTION]... IMAGE... MOUNTPOINT
@@ -244,6 +248,8 @@ def _serve(command: Command, send: int) -> None:
 
             tree = Tree(guest, command.filesystem_options)
             namespace, warnings = tree, tree.warnings
+            if command.format is None and not warnings and len(tree.mounts) == 1:
+                _refuse_unknown(guest)
         for warning in warnings:
             complain(f"warning: {warning}")
 
@@ -277,6 +283,17 @@ def _serve(command: Command, send: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _refuse_unknown(guest: Guest) -> None:
+    """Raises: InvalidArgument when nothing on the disks is known: they are then hardly disk images."""
+    if not any(disk.partitions or guest.detect(disk).type for disk in guest.disks):
+        from guestkit.errors import InvalidArgument
+
+        raise InvalidArgument(
+            "neither a partition table nor a filesystem: not a disk image (--format raw shows its bytes all the same)",
+            where=guest.disks[0].path,
+        )
 
 
 def _detach(send: int) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from argparse import Namespace as Arguments
 from typing import TYPE_CHECKING
 
-from guestkit.cli.output import complain, escape
-from guestkit.errors import GuestkitError, InvalidArgument, NotFound
+from guestkit.cli.output import complain
+from guestkit.errors import (
+    AccessRefused,
+    GuestkitError,
+    InvalidArgument,
+    IsADirectory,
+    NeedKey,
+    NotFound,
+    Unsupported,
+)
 from guestkit.guest import Guest
 from guestkit.namespace import MountTable
 
@@ -16,12 +26,6 @@ if TYPE_CHECKING:
 
 # "sda1:/etc/passwd" and "/dev/vg/root:/etc"
 _PLACED = re.compile(r"((?:/dev/)?(?:sd|hd|vd|xvd)[a-z]{1,3}[0-9]*|/dev/[^:]+|btrfsvol:/dev/[^:]+):(/.*)?", re.DOTALL)
-
-
-def parse_options(text: str) -> dict[str, str]:
-    """Split "noload,subvol=@" into {"noload": "", "subvol": "@"}."""
-    pairs = (item.strip().partition("=") for item in text.split(",") if item.strip())
-    return {name: value for name, _, value in pairs}
 
 
 def open_guest(arguments: Arguments) -> Guest:
@@ -44,7 +48,11 @@ class View:
 
     def __init__(self, guest: Guest, arguments: Arguments) -> None:
         self.guest = guest
-        self.options = parse_options(arguments.options)
+        self.options: dict[str, str] = {}
+        if arguments.options:
+            from guestkit.tree import parse_options
+
+            self.options = parse_options(arguments.options)
         self.tables: dict[str, MountTable] = {}
         self.system: OperatingSystem | None = None
         self._arguments = arguments
@@ -112,10 +120,10 @@ class View:
         from guestkit.tree import Tree
 
         tree = Tree(self.guest, self.options)
+        if len(tree.mounts) == 1:  # nothing but the made-up top
+            raise InvalidArgument(nothing_to_show(self.guest, tree.warnings), where=self._image)
         for warning in tree.warnings:
             complain(f"{self._image}: warning: {warning}")
-        if len(tree.mounts) == 1:  # nothing but the made-up top
-            raise InvalidArgument(nothing_to_show(self.guest), where=self._image)
         return tree
 
     def problems(self) -> list[str]:
@@ -132,11 +140,13 @@ class View:
         return list(dict.fromkeys(found))
 
 
-def nothing_to_show(guest: Guest) -> str:
-    """Why a guest has no filesystem to look into."""
-    kinds = [(name.removeprefix("/dev/"), kind) for name, kind in guest.filesystems() if kind != "unknown"]
-    if any(disk.partitions for disk in guest.disks) or kinds:
-        return "no filesystem in it can be shown; `guestkit info` tells what is there"
+def nothing_to_show(guest: Guest, reasons: list[str]) -> str:
+    """Why a guest has no filesystem to look into. `reasons`: those of the filesystems that were recognised."""
+    if reasons:
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        return f"holds no filesystem that can be shown: {'; '.join(reasons[:3])}{more}"
+    if any(disk.partitions for disk in guest.disks) or any(kind != "unknown" for _, kind in guest.filesystems()):
+        return "holds no filesystem that can be shown; `guestkit info` tells what is there"
     return "no partition table and no filesystem that guestkit knows: is it a disk image? (--format names the format)"
 
 
@@ -161,23 +171,23 @@ def describe(error: GuestkitError, image: str) -> str:
 
 
 def _hint(error: GuestkitError, opening: bool) -> str:
-    import errno
-
-    from guestkit import errors
-
-    if isinstance(error, errors.NeedKey):
+    """What to do. `opening`: the error is about the image or what it names, else about something in the guest."""
+    message = error.message.lower()
+    if isinstance(error, NeedKey):
         return "it is encrypted, and keys cannot be given yet"
-    if isinstance(error, errors.AccessRefused) and opening:
-        if "permission" in error.message.lower() or error.message.lower().startswith("operation"):
+    if not opening:
+        return "`guestkit info` lists the devices" if message == "no such device" else ""
+    backing = len(error.where) > 1
+    if isinstance(error, AccessRefused):
+        if message in (os.strerror(errno.EACCES).lower(), os.strerror(errno.EPERM).lower()):
             return "ask for read permission or run as its owner"
-        return "--allow DIRECTORY lets images name files there"
-    if opening and isinstance(error, errors.IsADirectory):
+        return "--allow DIRECTORY lets images name files there" if backing else ""
+    if isinstance(error, IsADirectory):
         return "name the image file in it"
-    if opening and len(error.where) == 1 and isinstance(error, NotFound):
-        return "check the path"
-    if opening and error.errno in (errno.EIO, errno.EUCLEAN):
+    if isinstance(error, NotFound) and message == os.strerror(errno.ENOENT).lower():
+        return "the image needs that file: put it there" if backing else "check the path"
+    if isinstance(error, Unsupported) and not backing and "image format" in message:
+        return "`qemu-img convert -O qcow2` makes an image that is"
+    if error.errno in (errno.EIO, errno.EUCLEAN):
         return "is the file whole? --format names its format if the guess was wrong"
     return ""
-
-
-__all__ = ["View", "describe", "escape", "nothing_to_show", "open_guest", "parse_options"]

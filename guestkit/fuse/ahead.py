@@ -25,6 +25,7 @@ _PIECE = 48  # entries prepared before the descriptor is looked at again
 _LONGEST_NAME = 1024  # bytes; with a longer one the kernel refuses the whole listing
 _MOST_SUBDIRECTORIES = 256
 _MOST_WANTED = 512  # subdirectories
+_MOST_ABOVE = 4096  # directories whose parent is known without reading them
 _MOST_PREPARED = 768  # entries of one directory
 _MOST_HELD = 6144  # entries of all prepared directories
 _FILE_START = 128 << 10  # bytes, the kernel's first buffered read
@@ -37,9 +38,24 @@ EntryMaker = Callable[[int, int, Stat | None, int], Any]
 class Directory:
     """A listing in progress. `pending` holds (name, attributes, cookie); `cookie` is that of the last one replied."""
 
-    __slots__ = ("_behind", "_entry", "_error", "_iterator", "_namespace", "cookie", "ended", "node", "pending", "subs")
+    __slots__ = (
+        "_above",
+        "_behind",
+        "_entry",
+        "_error",
+        "_iterator",
+        "_namespace",
+        "cookie",
+        "ended",
+        "node",
+        "pending",
+        "subs",
+    )
 
-    def __init__(self, namespace: Namespace, node: int, cookie: int, entry: EntryMaker) -> None:
+    def __init__(
+        self, namespace: Namespace, node: int, cookie: int, entry: EntryMaker, above: dict[int, int] | None = None
+    ) -> None:
+        """`above` is shared: the parents of directories that were listed and not yet entered."""
         self.node = node
         self.cookie = cookie
         self.pending: list[tuple[bytes, Any, int]] = []
@@ -47,6 +63,7 @@ class Directory:
         self.ended = False
         self._namespace = namespace
         self._entry = entry
+        self._above = {} if above is None else above
         self._iterator: Iterator[Entry] | None = None
         self._behind = cookie
         self._error: GuestkitError | None = None
@@ -83,6 +100,7 @@ class Directory:
                 made.append((name, entry, cookie))
                 if status is not None and _stat.S_ISDIR(status.mode) and len(self.subs) < _MOST_SUBDIRECTORIES:
                     self.subs.append(child)
+                    self._above[child] = node
             self.ended = taken < count
         except WouldBlock:
             self._restart(made)
@@ -101,13 +119,21 @@ class Directory:
         self._behind = made[-1][2] if made else self.pending[-1][2] if self.pending else self.cookie
 
     def _dots(self, only_second: bool) -> list[tuple[bytes, Any, int]]:
-        above = self.node
-        try:
-            above = self._namespace.parent(self.node)
-        except WouldBlock:
-            raise
-        except GuestkitError:  # a damaged directory may not tell; only d_ino of ".." depends on it
-            pass
+        known = self._above
+        above = known.pop(self.node, None)
+        if above is None:
+            above = self.node
+            try:
+                above = self._namespace.parent(self.node)
+            except WouldBlock:
+                raise
+            except GuestkitError:  # a damaged directory may not tell; only d_ino of ".." depends on it
+                pass
+        while len(known) > _MOST_ABOVE:
+            try:
+                del known[next(iter(known))]
+            except (StopIteration, KeyError, RuntimeError):  # another thread was quicker
+                break
         dots = [(b"..", self._directory(above), _DOT_DOT)]
         return dots if only_second else [(b".", self._directory(self.node), _DOT), *dots]
 

@@ -74,6 +74,7 @@ class Operations:
         self._missing.entry_timeout = TIMEOUT
         self._files: dict[int, Source] = {}
         self._directories: dict[int, Directory] = {}
+        self._above: dict[int, int] = {}
         self._handles = itertools.count(1)
         self._buffer = memoryview(bytearray(_MOST_READ))
         self._limiter: trio.CapacityLimiter | None = None
@@ -219,7 +220,7 @@ class Operations:
 
     def listing(self, directory: int, cookie: int) -> Directory:
         """A Directory that goes on behind `cookie`."""
-        return Directory(self.namespace, directory, cookie, self._entry)
+        return Directory(self.namespace, directory, cookie, self._entry, self._above)
 
     async def opendir(self, inode: int, ctx: Any) -> int:
         try:

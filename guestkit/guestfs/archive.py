@@ -82,7 +82,13 @@ class Archive(Handle):
         self._tar(directory, tarball, "xz", False, [], [])
 
     def _tar(
-        self, directory: str, target: str, compress: str | None, numeric: bool, excludes: list[bytes], wanted: list[bytes]
+        self,
+        directory: str,
+        target: str,
+        compress: str | None,
+        numeric: bool,
+        excludes: list[bytes],
+        wanted: list[bytes],
     ) -> None:
         if compress is not None and compress not in _COMPRESSIONS:
             raise Failure(f"unknown compression type: {compress}", errno.EINVAL)
@@ -113,7 +119,7 @@ class _Writer:
         self._numeric = numeric
         self._wanted = wanted
         self._links: dict[int, str] = {}
-        self._tar = tarfile.open(
+        self._tar = tarfile.open(  # noqa: SIM115  # lives as long as the writer; close() ends it
             fileobj=out,
             mode="w|",
             format=tarfile.PAX_FORMAT if wanted else tarfile.GNU_FORMAT,

@@ -125,8 +125,10 @@ def api(
         one_string = len(names) == 1 and required == 1 and parameters[0].check is _string
         advice = ""
         if deprecated:
-            advice = f"use GuestFS.{deprecated}() instead of GuestFS.{name}()" if isinstance(deprecated, str) else (
-                f"GuestFS.{name}() is deprecated"
+            advice = (
+                f"use GuestFS.{deprecated}() instead of GuestFS.{name}()"
+                if isinstance(deprecated, str)
+                else (f"GuestFS.{name}() is deprecated")
             )
 
         def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -141,5 +141,3 @@ class Devices(Handle):
     def blockdev_rereadpt(self, device: Device) -> None:
         """Do nothing: what is read-only does not change. Raises: GuestfsError (ENOENT)."""
         self._device(device)
-
-

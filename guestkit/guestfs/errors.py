@@ -41,7 +41,7 @@ class GuestfsError(RuntimeError):
         return type(self), (str(self), self.errno, self.func)
 
 
-class ClosedHandle(ValueError):  # noqa: N818  # libguestfs's name
+class ClosedHandle(ValueError):
     """A method was called after close()."""
 
 
@@ -84,8 +84,12 @@ def describe(error: OSError) -> str:
 def as_guestfs_error(func: str, place: str, error: Exception) -> GuestfsError:
     """Turn what a method met into what its caller gets. `place`: the syscall or path that the text names."""
     if isinstance(error, Failure):
-        return GuestfsError(f"{func}: {func}_stub: {error.text}" if error.stub else f"{func}: {error.text}", error.number, func)
+        return GuestfsError(
+            f"{func}: {func}_stub: {error.text}" if error.stub else f"{func}: {error.text}", error.number, func
+        )
     assert isinstance(error, OSError)
     if not isinstance(error, GuestkitError) and error.filename is not None:
         place = os.fsdecode(error.filename)
-    return GuestfsError(f"{func}: {place}: {describe(error)}" if place else f"{func}: {describe(error)}", error.errno or errno.EIO, func)
+    return GuestfsError(
+        f"{func}: {place}: {describe(error)}" if place else f"{func}: {describe(error)}", error.errno or errno.EIO, func
+    )

@@ -18,7 +18,7 @@ from guestkit.source import Source
 
 _LETTERS = {1: "f", 2: "c", 4: "d", 6: "b", 8: "r", 10: "l", 12: "s"}
 _SIX_MONTHS = 31556952 // 2  # seconds, as ls counts them
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
 class Files(Handle):
@@ -131,31 +131,6 @@ class Files(Handle):
         """The absolute path with every link resolved inside the guest. Raises: GuestfsError (ENOENT, ELOOP)."""
         return self._real(self._need_root(path)).decode()
 
-    def _real(self, path: bytes) -> bytes:
-        table = self._table
-        table.resolve(path)  # all of it must be there, and links must end
-        names: list[bytes] = []
-        pending = path.split(b"/")[::-1]
-        node = table.root
-        while pending:
-            name = pending.pop()
-            if name in (b"", b"."):
-                continue
-            if name == b"..":
-                del names[-1:]
-                node = table.parent(node)
-                continue
-            child = table.lookup(node, name)
-            if stat.S_ISLNK(table.stat(child).mode):
-                target = table.readlink(child)
-                if target.startswith(b"/"):
-                    names, node = [], table.root
-                pending.extend(target.split(b"/")[::-1])
-                continue
-            names.append(name)
-            node = child
-        return b"/" + b"/".join(names)
-
     @api(syscall="path")
     def case_sensitive_path(self, path: Pathname) -> str:
         """The path as the filesystem spells it, found without regard to case; the last name may be missing.
@@ -215,7 +190,9 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str, str]:
     seconds = status.mtime_ns // 1_000_000_000
     try:
         when = time.gmtime(seconds)
-        clock = f"{when.tm_hour:02}:{when.tm_min:02}" if 0 <= time.time() - seconds < _SIX_MONTHS else f" {when.tm_year:04}"
+        clock = (
+            f"{when.tm_hour:02}:{when.tm_min:02}" if 0 <= time.time() - seconds < _SIX_MONTHS else f" {when.tm_year:04}"
+        )
         text = f"{_MONTHS[when.tm_mon - 1]} {when.tm_mday:2} {clock}"
     except (OverflowError, ValueError, OSError):  # beyond what the host's calendar counts
         text = str(seconds)

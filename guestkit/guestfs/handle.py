@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import stat
 import traceback
 from collections.abc import Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from guestkit.errors import NotFound
-from guestkit.fs.base import Stat
+from guestkit.errors import GuestkitError, NotFound
+from guestkit.fs.base import DT_LNK, DT_UNKNOWN, Stat
 from guestkit.guestfs import events
 from guestkit.guestfs.call import CLOSED, CONFIG, to_stderr
 from guestkit.guestfs.errors import READ_ONLY, Failure
@@ -21,7 +22,43 @@ if TYPE_CHECKING:
     from guestkit.inspect import OperatingSystem
     from guestkit.synthetic import SyntheticFS
 
+_WORTH_LISTING = 64  # lookups in one directory
+_MOST_LISTED = 100_000  # names
 _MOST_IN_MEMORY = 1 << 31  # bytes of one result, as libguestfs has it
+
+
+class _Recent:
+    """The directory that paths were last looked up in; listed once many of its names are asked for.
+
+    It holds what needs no look at the filesystem to be resolved: names that are there once and are no links.
+    """
+
+    __slots__ = ("count", "names", "path")
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self.names: dict[bytes, int] = {}
+        self.count = 0
+
+    def fill(self, table: MountTable) -> None:
+        names: dict[bytes, int] = {}
+        seen: set[bytes] = set()
+        doubled: set[bytes] = set()
+        try:
+            node = table.resolve((self.path or "").encode() + b"/")
+            for entry in table.scan(node):
+                if entry.name in seen:
+                    doubled.add(entry.name)
+                seen.add(entry.name)
+                if entry.type not in (DT_LNK, DT_UNKNOWN):
+                    names[entry.name] = entry.node
+                if len(seen) > _MOST_LISTED:
+                    return
+        except GuestkitError:  # a directory that cannot be listed: each name is looked up by itself
+            return
+        for name in doubled:
+            names.pop(name, None)
+        self.names = names
 
 
 class Handle:
@@ -43,6 +80,7 @@ class Handle:
         self._verbose = False
         self._observed = False  # whether calls must be told to anybody
         self._cancelled = False
+        self._recent = _Recent()
 
     # results
 
@@ -105,20 +143,56 @@ class Handle:
         return path.encode()
 
     def _node(self, path: str, *, follow: bool = True) -> int:
+        recent = self._recent
+        head, _, last = path.rpartition("/")
+        if head == recent.path:
+            name = last.encode()
+            node = recent.names.get(name)
+            if node is not None:
+                return node
+            if recent.count == _WORTH_LISTING:
+                self._need_root(path)
+                recent.fill(self._table)
+            recent.count += 1
+        else:
+            self._recent = _Recent(head)
         return self._table.resolve(self._need_root(path), follow=follow)
 
-    def _stat(self, path: str, *, follow: bool = True) -> Stat:
+    def _real(self, path: bytes) -> bytes:
+        """The path without links; ".." stops at the root. Raises: as resolve."""
         table = self._table
-        return table.stat(table.resolve(self._need_root(path), follow=follow))
+        table.resolve(path)  # all of it must be there, and links must end
+        names: list[bytes] = []
+        pending = path.split(b"/")[::-1]
+        node = table.root
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                del names[-1:]
+                node = table.parent(node)
+                continue
+            child = table.lookup(node, name)
+            if stat.S_ISLNK(table.stat(child).mode):
+                target = table.readlink(child)
+                if target.startswith(b"/"):
+                    names, node = [], table.root
+                pending.extend(target.split(b"/")[::-1])
+                continue
+            names.append(name)
+            node = child
+        return b"/" + b"/".join(names)
+
+    def _stat(self, path: str, *, follow: bool = True) -> Stat:
+        return self._table.stat(self._node(path, follow=follow))
 
     def _open(self, path: str) -> Source:
-        table = self._table
-        return table.open(table.resolve(self._need_root(path)))
+        return self._table.open(self._node(path))
 
     def _read(self, path: str) -> bytes:
         """A whole file."""
-        table = self._table
-        source = table.open(table.resolve(self._need_root(path)))
+        source = self._table.open(self._node(path))
         size = source.size
         if size > _MOST_IN_MEMORY:
             raise Failure(f"{path}: file is too large to be returned; use download", errno.EFBIG)
@@ -150,6 +224,9 @@ class Handle:
         if path:
             self._need_root(path)
         return Failure(f"{path}: {READ_ONLY}" if path else READ_ONLY, errno.EROFS)
+
+    def _tree_changed(self) -> None:
+        self._recent = _Recent()
 
     # events
 

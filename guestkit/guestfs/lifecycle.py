@@ -50,6 +50,7 @@ class Lifecycle(Handle):
         guest, self._guest = self._guest, None
         self._table = MountTable()
         self._base = None
+        self._tree_changed()
         self._systems = None
         self._state = CONFIG
         if guest is not None:

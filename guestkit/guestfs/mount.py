@@ -12,8 +12,9 @@ from guestkit.namespace import Mount, node_of
 
 # options that are about writing, or about what only a kernel does
 _IGNORED = frozenset(
-    "ro rw defaults auto noauto user nouser users exec noexec suid nosuid dev nodev sync async atime noatime relatime "
-    "norelatime strictatime nodiratime lazytime discard nodiscard errors usrquota grpquota x-systemd".split()
+    ("ro", "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "exec", "noexec", "suid", "nosuid", "dev")
+    + ("nodev", "sync", "async", "atime", "noatime", "relatime", "norelatime", "strictatime", "nodiratime", "lazytime")
+    + ("discard", "nodiscard", "errors", "usrquota", "grpquota")
 )
 # a type that the caller names -> what detection may have said
 _ACCEPTED = {
@@ -60,21 +61,20 @@ class Mounting(Handle):
         device, volume = self._mountable(mountable)
         if not mountpoint.startswith("/"):
             raise Failure("path must start with a / character", errno.EINVAL, stub=True)
-        table, path = self._table, b"/" + mountpoint.encode().strip(b"/")
+        table = self._table
         at: int | None = None
+        path = b""
         bare = self._base is not None and len(table.mounts) == 1
-        if path == b"/":
-            if table.mounts and not bare:
-                raise _refused(f"{device.name} already mounted on /sysroot", errno.EBUSY)
-            path = b""
-        else:
+        if mountpoint.strip("/"):
             try:
                 if not table.mounts:
                     raise NotFound
-                at = table.resolve(path)
-                table.scan(at)
+                path = self._real(mountpoint.encode()).rstrip(b"/")
+                at = table.resolve(path + b"/") if path else None
             except (NotFound, NotADirectory):
                 raise Failure(f"mount: {mountpoint}: mount point is not a directory", errno.ENOTDIR) from None
+        if any(mount.path == path for mount in self._shown()):
+            raise _refused(f"{device.name} already mounted on /sysroot{path.decode()}", errno.EBUSY)
         wanted = _options(options)
         if volume is not None:
             wanted["subvol"] = volume
@@ -94,6 +94,7 @@ class Mounting(Handle):
                 table.umount(next(iter(table.mounts)))
                 self._base = None
             table.mount(fs, at, path, source=device.name)
+            self._tree_changed()
         except Busy:
             raise _refused(f"{device.name} already mounted on /sysroot{mountpoint}", errno.EBUSY) from None
         except NotADirectory:
@@ -124,6 +125,7 @@ class Mounting(Handle):
             raise Failure(f"umount: {pathordevice}: not mounted", errno.EINVAL)
         try:
             self._table.umount(mount.index)
+            self._tree_changed()
         except Busy:
             raise Failure(f"umount: {pathordevice}: target is busy.", errno.EBUSY) from None
 
@@ -137,6 +139,7 @@ class Mounting(Handle):
     def _unmount_all(self) -> None:
         for mount in sorted(self._shown(), reverse=True, key=lambda mount: mount.index):
             self._table.umount(mount.index)
+        self._tree_changed()
 
     @api()
     def mounts(self) -> list[str]:
@@ -172,6 +175,7 @@ class Mounting(Handle):
         mount = table.mount_of(above)
         if self._base is None or mount.fs is not self._base:
             raise self._read_only(exemptpath)
+        self._tree_changed()
         self._base.add_directory(above ^ node_of(mount.index, 0), name)
 
     @api(syscall="path")
@@ -189,6 +193,7 @@ class Mounting(Handle):
             raise Busy
         if self._base is None or mount.fs is not self._base:
             raise self._read_only(exemptpath)
+        self._tree_changed()
         self._base.remove(above ^ node_of(mount.index, 0), name)
         if len(table.mounts) == 1 and not list(table.scan(table.root)):
             table.umount(mount.index)

@@ -36,7 +36,9 @@ class Partitions(Handle):
         if table is None:
             raise Failure(f"{device}: not a partitioned device", errno.EINVAL)
         if scheme and table.scheme != scheme:
-            raise Failure(f"{what} can only be used on {'MBR' if scheme == 'msdos' else 'GPT'} partitions", errno.EINVAL)
+            raise Failure(
+                f"{what} can only be used on {'MBR' if scheme == 'msdos' else 'GPT'} partitions", errno.EINVAL
+            )
         for volume in table.volumes:
             if volume.number == number:
                 return volume

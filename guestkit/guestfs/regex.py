@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from guestkit.guestfs.search import bracket
 
@@ -32,13 +33,14 @@ class BadRegex(ValueError):
 
 # a node of the syntax tree: ("set", bytes) ("cat", [..]) ("alt", [..]) ("rep", node, low, high) ("at", kind)
 # ("group", number, node) ("ref", number)
-_Tree = tuple  # type: ignore[type-arg]  # heterogeneous by design
+_Tree = tuple[Any, ...]
 
 
 class _Parser:
-    def __init__(self, pattern: bytes, extended: bool) -> None:
+    def __init__(self, pattern: bytes, extended: bool, insensitive: bool) -> None:
         self.pattern = pattern
         self.extended = extended
+        self.insensitive = insensitive
         self.at = 0
         self.groups = 0
         self.closed: set[int] = set()
@@ -92,30 +94,24 @@ class _Parser:
         start = True  # where * and, in a basic expression, ^ have other meanings
         while True:
             kind, byte = self.peek()
-            if kind in ("end", "|", ")"):
+            if kind in ("end", "|") or (kind == ")" and (depth or not self.extended)):
                 return ("cat", items)
             self.token()
             if kind in ("*", "+", "?", "{"):
                 if start or not items:
-                    if kind == "{" and self.extended:
-                        byte = ord("{")
-                    elif kind == "{":
-                        raise BadRegex("Invalid preceding regular expression")
-                    elif self.extended:  # nothing to repeat: grep takes it for nothing
-                        continue
-                    else:
-                        byte = ord(kind)
-                    items.append(("set", frozenset((byte,))))
-                    start = False
+                    # nothing to repeat: extended expressions take it for nothing, basic ones for a character
+                    if not self.extended or (kind == "{" and self.bounds(kind)[0] == -1):
+                        items.append(self.members(frozenset((ord(kind),))))
+                        start = False
                     continue
                 low, high = self.bounds(kind)
                 if low == -1:  # a { that opens no interval
-                    items.append(("set", frozenset((ord("{"),))))
+                    items.append(self.members(frozenset(b"{")))
                 else:
                     items[-1] = ("rep", items[-1], low, high)
                 continue
             items.append(self.item(kind, byte, start, depth))
-            start = not self.extended and items[-1] == ("at", "^")
+            start = not self.extended and items[-1][0] == "at"
 
     def bounds(self, kind: str) -> tuple[int, int]:
         """(least, most or -1) of a repetition."""
@@ -135,17 +131,26 @@ class _Parser:
             raise BadRegex("Invalid content of \\{\\}")
         return low, high
 
+    def members(self, wanted: frozenset[int]) -> _Tree:
+        """A set of bytes, with both cases of each letter where case does not matter."""
+        if self.insensitive:
+            wanted = frozenset(other for byte in wanted for other in _cases(byte))
+        return ("set", wanted)
+
     def item(self, kind: str, byte: int, start: bool, depth: int) -> _Tree:
         if kind == "":
-            return ("set", frozenset((byte,)))
+            return self.members(frozenset((byte,)))
         if kind == ".":
             return ("set", _ALL)
         if kind == "[":
             found = bracket(self.pattern, self.at - 1, b"^", escapes=False)
             if found is None:
                 raise BadRegex("Unmatched [, [^, [:, [., or [=")
+            negated = self.pattern[self.at : self.at + 1] == b"^"
             members, self.at = found
-            return ("set", members)
+            if negated:
+                return ("set", _ALL - self.members(_ALL - members)[1])
+            return self.members(members)
         if kind == "(":
             self.groups += 1
             number = self.groups
@@ -180,9 +185,8 @@ class Regex:
 
     def __init__(self, pattern: bytes, *, extended: bool = False, insensitive: bool = False) -> None:
         """Raises: BadRegex."""
-        parser = _Parser(pattern, extended)
+        parser = _Parser(pattern, extended, insensitive)
         self._tree = parser.parse()
-        self._insensitive = insensitive
         self._python: re.Pattern[bytes] | None = None
         # the automaton: sets[n] is what node n takes, or None; after[n] where it leads; tests[n] an assertion
         self._sets: list[frozenset[int] | None] = []
@@ -193,7 +197,7 @@ class Regex:
             return
         self._accept = self._node()
         self._start = self._build(self._tree, self._accept)
-        self._states: dict[tuple[frozenset[int], int], list[object]] = {}
+        self._states: dict[tuple[frozenset[int], int], list[Any]] = {}
         self._first = self._state(frozenset((self._start,)), 0)
 
     # building, from the end backwards
@@ -209,10 +213,7 @@ class Regex:
     def _build(self, tree: _Tree, after: int) -> int:
         kind = tree[0]
         if kind == "set":
-            members = tree[1]
-            if self._insensitive:
-                members = frozenset(other for byte in members for other in _cases(byte))
-            return self._node(members, (after,))
+            return self._node(tree[1], (after,))
         if kind == "cat":
             for each in reversed(tree[1]):
                 after = self._build(each, after)
@@ -238,7 +239,7 @@ class Regex:
 
     # running
 
-    def _state(self, nodes: frozenset[int], before: int) -> list[object]:
+    def _state(self, nodes: frozenset[int], before: int) -> list[Any]:
         """The table of a state: `nodes` to go on from; `before`: 0 at the start, 1 behind a word's byte, 2 another."""
         state = self._states.get((nodes, before))
         if state is None:
@@ -249,9 +250,11 @@ class Regex:
             self._states[(nodes, before)] = state
         return state
 
-    def _step(self, state: list[object], byte: int) -> object:
+    def _step(self, state: list[Any], byte: int) -> Any:
         """Where `byte` (or _END) leads: a state, True for a match, False for none."""
-        nodes, before = state[_END + 1]  # type: ignore[misc]  # the last slot holds what the state is
+        nodes: frozenset[int]
+        before: int
+        nodes, before = state[_END + 1]  # the last slot holds what the state is
         word = byte != _END and byte in _WORD
         reached: set[int] = set()
         pending = list(nodes)
@@ -262,7 +265,7 @@ class Regex:
             reached.add(node)
             if self._sets[node] is None:
                 pending.extend(self._after[node])
-        result: object
+        result: Any
         if self._accept in reached:
             result = True
         elif byte == _END:
@@ -283,17 +286,17 @@ class Regex:
             if len(line) > _MOST_REFERENCED_LINE:
                 raise BadRegex(f"back-references are not tried on lines above {_MOST_REFERENCED_LINE} bytes")
             return self._python.search(line) is not None
-        state: object = self._first
+        state: Any = self._first
         step = self._step
         for byte in line:
-            after = state[byte]  # type: ignore[index]  # a list while no result is reached
+            after = state[byte]
             if after is None:
-                after = step(state, byte)  # type: ignore[arg-type]
+                after = step(state, byte)
             if after is True:
                 return True
             state = after
-        after = state[_END]  # type: ignore[index]
-        return bool(step(state, _END) if after is None else after)  # type: ignore[arg-type]
+        after = state[_END]
+        return bool(step(state, _END) if after is None else after)
 
 
 def _cases(byte: int) -> tuple[int, ...]:

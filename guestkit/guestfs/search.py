@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from guestkit.errors import GuestkitError, NotADirectory, NotFound
 from guestkit.guestfs.call import FileOut, Pathname, api
@@ -71,7 +71,7 @@ class Search(Handle):
             for path, node in paths:
                 found.extend(self._step(path, node, part))
             paths = found
-        for path, node in paths:
+        for path, _ in paths:
             try:
                 directory = stat.S_ISDIR(table.stat(table.resolve(path or b"/")).mode)
             except GuestkitError:  # a dangling link is a match like any other
@@ -126,7 +126,7 @@ def _brace(pattern: bytes) -> tuple[int, list[int]] | None:
         if pattern[start : start + 1] != b"{" or pattern[start : start + 2] == b"{}":
             continue
         depth = 0
-        ends = []
+        ends: list[int] = []
         index = start
         while index < len(pattern):
             char = pattern[index : index + 1]
@@ -184,7 +184,7 @@ def _one(pattern: bytes, at: int, byte: int) -> int:
     return at + 1 if pattern[at] == byte else -1
 
 
-_CLASSES = {
+_CLASSES: dict[bytes, Callable[[int], bool]] = {
     b"alpha": lambda byte: chr(byte).isalpha(),
     b"digit": lambda byte: chr(byte).isdigit(),
     b"alnum": lambda byte: chr(byte).isalnum(),
@@ -200,7 +200,9 @@ _CLASSES = {
 }
 
 
-def bracket(pattern: bytes, at: int, negators: bytes = b"!^", escapes: bool = True) -> tuple[frozenset[int], int] | None:
+def bracket(
+    pattern: bytes, at: int, negators: bytes = b"!^", escapes: bool = True
+) -> tuple[frozenset[int], int] | None:
     """The bytes that the [...] at `at` stands for and the place behind it; None when it has no end."""
     at += 1
     negated = pattern[at : at + 1] != b"" and pattern[at : at + 1] in negators

@@ -70,12 +70,11 @@ class Metadata(Handle):
 
     def _type(self, path: str, follow: bool | None) -> int:
         """The file's type, 0 when it is not there."""
-        table = self._table
         try:
-            node = table.resolve(self._need_root(path), follow=bool(follow))
+            node = self._node(path, follow=bool(follow))
         except (NotFound, NotADirectory):
             return 0
-        return stat.S_IFMT(table.stat(node).mode)
+        return stat.S_IFMT(self._table.stat(node).mode)
 
     @api(syscall="path")
     def is_file(self, path: Pathname, followsymlinks: bool | None = None) -> bool:

@@ -136,7 +136,9 @@ def _partition_facts(handle: Handle, device: guest.Device) -> dict[str, str]:
         "PART_ENTRY_UUID": uuid,
         "PART_ENTRY_TYPE": f"0x{int(volume.type_id, 16):x}" if mbr else volume.type_id.lower(),
         "PART_ENTRY_FLAGS": (
-            ("0x80" if volume.attributes & _ACTIVE else "") if mbr else (f"0x{volume.attributes:x}" if volume.attributes else "")
+            ("0x80" if volume.attributes & _ACTIVE else "")
+            if mbr
+            else (f"0x{volume.attributes:x}" if volume.attributes else "")
         ),
         "PART_ENTRY_NUMBER": str(volume.number),
         "PART_ENTRY_OFFSET": str(volume.start // 512),

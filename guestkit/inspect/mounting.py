@@ -13,10 +13,10 @@ _MOST_MOUNTS = 256
 _SELECTING = ("subvol", "subvolid")  # fstab options that decide what is seen; the others are for writers
 
 
-def filesystem_options(entry: FstabEntry | None, options: Mapping[str, str]) -> dict[str, str]:
+def filesystem_options(entry: FstabEntry, options: Mapping[str, str]) -> dict[str, str]:
     """`options` with those of an fstab line that choose what is shown."""
     chosen = dict(options)
-    for option in entry.options if entry is not None else ():
+    for option in entry.options:
         name, _, value = option.partition("=")
         if name in _SELECTING:
             chosen[name] = value
@@ -38,7 +38,7 @@ def mount_os(
     """
     shared = options or {}
     entries = {entry.mountpoint: entry for entry in reversed(system.fstab)}
-    top = guest.filesystem(system.root, filesystem_options(entries.get("/"), shared))
+    top = guest.filesystem(system.root, shared)  # as inspection saw it, whatever fstab says of "/"
     mount = table.mount(top, at, path, confine=at is not None, source=system.root)
     root = node_of(mount.index, mount.root)
     warnings = _not_found(system)
@@ -53,7 +53,7 @@ def mount_os(
         device = system.mountpoints[point]
         name = point.encode("utf-8", "surrogateescape")
         try:
-            fs = guest.filesystem(device, filesystem_options(entries.get(point), shared))
+            fs = guest.filesystem(device, filesystem_options(entries[point], shared))
             table.mount(fs, table.resolve(name, start=root), path + name, source=device)
         except GuestkitError as error:
             warnings.append(f"{device} is not mounted at {point}: {error}")

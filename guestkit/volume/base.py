@@ -1,11 +1,12 @@
-"""Volume: a named part of one or several Sources, opened late, perhaps with a key."""
+"""Volume: a named part of one or several Sources, opened late, perhaps with a key. Table: the partitions of a disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from guestkit.source import Source
+from guestkit.errors import GuestkitError, SourceError, WouldBlock
+from guestkit.source import Slice, Source
 
 # What unlocks volumes: {device name, UUID or "*": secret}. Passed in, never global, never shown.
 Keys = Mapping[str, bytes]
@@ -53,3 +54,36 @@ class Table:
     sector_size: int
     volumes: Sequence[Volume]
     problems: Sequence[str] = ()
+
+
+def read_at(source: Source, offset: int, length: int) -> bytes:
+    """Return `length` bytes at `offset`, or b"" where the disk ends before or the image is damaged.
+
+    Raises: SourceError (EIO) when the host cannot read what is there.
+    """
+    if offset < 0 or length < 0 or offset + length > source.size:
+        return b""
+    try:
+        return source.read(offset, length)
+    except (SourceError, WouldBlock):
+        raise
+    except GuestkitError:
+        return b""
+
+
+def part_of(source: Source, start: int, size: int, sector_size: int) -> Callable[[Keys], Source]:
+    """The opener of a partition of `size` bytes at `start`."""
+
+    def open(keys: Keys) -> Source:
+        return Slice(source, start, size, sector_size=sector_size)
+
+    return open
+
+
+def outside(source: Source, start: int, size: int) -> str:
+    """What is wrong with a partition that reaches beyond the disk, as a predicate; "" where it lies inside."""
+    if start >= source.size:
+        return f"starts at byte {start}, beyond the end of the disk at {source.size}"
+    if start + size > source.size:
+        return f"ends at byte {start + size}, beyond the end of the disk at {source.size}"
+    return ""

@@ -14,13 +14,12 @@ from guestkit.layout import Layout
 from guestkit.limits import Limits
 from guestkit.probe import guid_text, label_text
 from guestkit.source import Source
-from guestkit.volume.base import Table, Volume
-from guestkit.volume.mbr import is_protective
-from guestkit.volume.table import outside, part_of, read_at
+from guestkit.volume.base import Table, Volume, outside, part_of, read_at
 
 MAX_ENTRIES = 1024
 MAX_ENTRY_SIZE = 4096
 _SIGNATURE = b"EFI PART"
+_PROTECTIVE = 0xEE  # a type of MBR partition
 _MAX_BYTE = 1 << 63  # where no disk ends
 
 _HEADER = Layout(
@@ -70,7 +69,8 @@ def open(source: Source, limits: Limits) -> Table | None:
     Raises: SourceError (EIO) when the host cannot read the disk.
     """
     sector = read_at(source, 0, 512)
-    protective = is_protective(sector)
+    # a hybrid MBR, with partitions beside the protective one, announces a GPT as well
+    protective = sector[510:] == b"\x55\xaa" and _PROTECTIVE in sector[450:510:16]
     if not protective and sector.strip(b"\0"):
         return None
     reasons: list[str] = []

@@ -10,13 +10,11 @@ from __future__ import annotations
 from guestkit.layout import Layout
 from guestkit.limits import Limits
 from guestkit.source import Source
-from guestkit.volume.base import Table, Volume
-from guestkit.volume.table import outside, part_of, read_at
+from guestkit.volume.base import Table, Volume, outside, part_of, read_at
 
 MAX_LOGICAL = 256
 _MAX_EMPTY = 100  # EBRs without a partition in a row, the kernel's bound
 _EXTENDED = (0x05, 0x0F, 0x85)
-_PROTECTIVE = 0xEE
 
 _ENTRY = Layout("mbr_partition", 16, "<", status=(0, "B"), type=(4, "B"), start=(8, "I"), sectors=(12, "I"))
 
@@ -29,11 +27,6 @@ def entries_of(sector: bytes) -> list[Entry] | None:
     if len(sector) < 512 or sector[510:512] != b"\x55\xaa":
         return None
     return list(_ENTRY.iter_unpack(sector[446:510]))
-
-
-def is_protective(sector: bytes) -> bool:
-    """Whether an MBR says that the disk has a GPT; a hybrid MBR does as well."""
-    return any(entry[1] == _PROTECTIVE for entry in entries_of(sector) or ())
 
 
 def open(source: Source, limits: Limits, sector_size: int | None = None) -> Table | None:
@@ -49,7 +42,7 @@ def open(source: Source, limits: Limits, sector_size: int | None = None) -> Tabl
     reader = _Reader(source, unit, int.from_bytes(sector[440:444], "little"))
     for number, entry in enumerate(entries, 1):
         _, type, start, size = entry
-        if not size or type == 0:
+        if not size:  # the type may be 0: the first partition of a hybrid ISO image
             continue
         extended = type in _EXTENDED
         reader.add(number, entry, start, "extended" if extended else "")
@@ -113,9 +106,7 @@ class _Reader:
                     continue
                 start = here + offset
                 # the third and fourth entries are used by few systems and hold garbage elsewhere
-                if slot >= 2 and (
-                    offset + size > here_size or start < first or start + size > first + first_size or not type
-                ):
+                if slot >= 2 and (offset + size > here_size or start < first or start + size > first + first_size):
                     continue
                 if self.next - 5 == MAX_LOGICAL:
                     self.problems.append(f"more than {MAX_LOGICAL} logical partitions: the rest is left out")

@@ -135,7 +135,7 @@ def probe_vdo(window: Window) -> Detected | None:
     raw = window.at(0, 64)
     if not raw.startswith(b"dmvdo001"):
         return None
-    return Detected(type="vdo", usage="raid", uuid=uuid_text(raw[32:48]))
+    return Detected(type="vdo", usage="other", uuid=uuid_text(raw[40:56]))
 
 
 def probe_bcache(window: Window) -> Detected | None:
@@ -154,7 +154,7 @@ def probe_bcache(window: Window) -> Detected | None:
 
 def probe_vmfs_volume(window: Window) -> Detected | None:
     raw = window.at(0x100000, 146)
-    if not raw:
+    if raw[:4] != b"\x0d\xd0\x01\xc0":
         return None
     text = raw[130:146]
     return Detected(
@@ -181,10 +181,8 @@ def probe_verity(window: Window) -> Detected | None:
 
 
 def probe_snapshot(window: Window) -> Detected | None:
-    raw = window.at(0, 16)
-    if not raw:
-        return None
-    return Detected(type="DM_snapshot_cow", usage="other", version=str(struct.unpack_from("<I", raw, 8)[0]))
+    version = window.at(8, 4)  # the magic is short
+    return Detected(type="DM_snapshot_cow", usage="other") if version == b"\1\0\0\0" else None
 
 
 def probe_lvm1(window: Window) -> Detected | None:
@@ -195,4 +193,4 @@ def probe_lvm1(window: Window) -> Detected | None:
     text = label_text(raw[44:76])
     parts = (0, 6, 10, 14, 18, 22, 26, 32)
     uuid = "-".join(text[a:b] for a, b in pairwise(parts)) if len(text) == 32 else text
-    return Detected(type="LVM1_member", usage="raid", uuid=uuid, version=f"LVM1 {version}")
+    return Detected(type="LVM1_member", usage="raid", uuid=uuid)

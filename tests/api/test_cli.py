@@ -212,13 +212,40 @@ def test_images_that_cannot_be_opened_are_one_line(tmp_path: Path, sample_image:
         fifo: "neither",
     }
     for image, text in cases.items():
-        for command in (["ls", image], ["cat", image, "/etc/hostname"], ["find", image], ["tree", image]):
-            done = guestkit(*command, status=1)
-            assert done.stdout in (b"", b"/\n") and len(done.stderr.splitlines()) >= 1
-            assert str(image) in done.stderr.decode() and text in done.stderr.decode()
-    for image in (empty, tmp_path / "nope.img", header):
-        for command in ("df", "info", "inspect"):
-            guestkit(command, image, status=1)
+        (line,) = guestkit("ls", image, status=1).stderr.decode().splitlines()
+        assert str(image) in line and text in line
+    for command in (
+        ["cat", empty, "/x"],
+        ["find", header],
+        ["tree", noise],
+        ["df", tables],
+        ["info", fifo],
+        ["inspect", empty],
+    ):
+        done = guestkit(*command, status=1)
+        assert done.stdout == b"" and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.tool("qemu-img")
+def test_errors_tell_what_to_do(tmp_path: Path, sample_image: Path) -> None:
+    (tmp_path / "in").mkdir()
+    inside, outside = tmp_path / "in" / "base.raw", tmp_path / "out.raw"
+    for base, overlay in ((inside, "missing.qcow2"), (outside, "escaping.qcow2")):
+        run("qemu-img", "create", "-q", "-f", "raw", base, "1M")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", tmp_path / "in" / overlay)
+    inside.unlink()
+    here = tmp_path / "in"
+    cases = [
+        ([here / "missing.qcow2"], ["base.raw", "put it there"]),
+        ([here / "escaping.qcow2"], ["out.raw", "--allow"]),
+        (["-p", "sdq1", sample_image], ["sdq1", "guestkit info"]),
+        (["--snapshot", "x", sample_image], ["no snapshot 'x'"]),
+        (["--format", "nonsense", sample_image], ["nonsense", "qcow2"]),
+    ]
+    for words, texts in cases:
+        (line,) = guestkit("ls", *words, status=1).stderr.decode().splitlines()
+        assert str(words[-1]) in line and all(text in line for text in texts), line
+    assert b"--allow" not in guestkit("ls", "--allow", tmp_path, here / "escaping.qcow2", status=1).stderr
 
 
 def test_unreadable_image_says_so(tmp_path: Path, sample_image: Path) -> None:

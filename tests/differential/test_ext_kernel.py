@@ -14,7 +14,9 @@ from recipes import ext
 from guestkit.guest import open_guest
 
 RECIPES = {recipe.name: recipe for recipe in ext.recipes()}
-KERNEL = sorted(name for name, recipe in RECIPES.items() if recipe.oracle == "kernel" and recipe.kept)
+KERNEL = sorted(
+    name for name, recipe in RECIPES.items() if recipe.oracle == "kernel" and recipe.kept and recipe.detected
+)
 LARGE = sorted(name for name, recipe in RECIPES.items() if not recipe.kept)
 MOUNTED = ["ext2", "ext4", "ext4-2023", "ext4-inline256", "dirty-ext4"]
 
@@ -42,7 +44,7 @@ def same(image: Path, name: str) -> list[str]:
     recipe = RECIPES[name]
     with open_guest(image, format="raw") as guest, ext.kernel_view(image, recipe.read) as top:
         fs = guest.filesystem("/dev/sda")
-        wanted, figures = ext.kernel_tree(recipe, top), ext.figures(recipe, top)
+        wanted, figures = ext.kernel_tree(recipe, top, image), ext.figures(recipe, top)
         return list(comparison.api_differences(fs, wanted, figures))
 
 
@@ -62,7 +64,7 @@ def test_reads_large_ones_as_the_kernel_does(name: str, made: Callable[[str], Pa
 def test_mount_shows_what_the_kernels_shows(name: str, made: Callable[[str], Path]) -> None:
     image = made(name)
     with ext.kernel_view(image, RECIPES[name].read) as top, comparison.guestkit_mount(image) as mounted:
-        wanted, figures = ext.kernel_tree(RECIPES[name], top), ext.figures(RECIPES[name], top)
+        wanted, figures = ext.kernel_tree(RECIPES[name], top, image), ext.figures(RECIPES[name], top)
         assert list(comparison.mount_differences(mounted, top, wanted, figures)) == []
 
 

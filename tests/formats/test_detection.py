@@ -78,12 +78,16 @@ def test_what_is_zero_or_random_is_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ext4", "xfs", "btrfs", "btrfs-sha256", "lvm2", "md-1.2", "f2fs", "stratis", "apfs", "erofs"]
+    "name", ["ext4", "xfs", "btrfs", "btrfs-sha256", "lvm2", "md-1.2", "f2fs-checksum", "stratis", "apfs", "erofs"]
 )
 def test_superblock_with_a_wrong_checksum_is_not_believed(name: str) -> None:
     source = fixture(name)
-    label = {"ext4": 2, "xfs": 0, "lvm2": 1, "md-1.2": 8, "f2fs": 2, "stratis": 1, "apfs": 0, "erofs": 2}.get(name, 128)
-    at = {"erofs": 60, "f2fs": 200, "ext4": 200, "stratis": 60, "lvm2": 100, "apfs": 300, "xfs": 150}.get(name, 100)
+    label = {"ext4": 2, "xfs": 0, "lvm2": 1, "md-1.2": 8, "f2fs-checksum": 2, "stratis": 1, "apfs": 0, "erofs": 2}.get(
+        name, 128
+    )
+    at = {"erofs": 60, "f2fs-checksum": 200, "ext4": 200, "stratis": 60, "lvm2": 100, "apfs": 300, "xfs": 150}.get(
+        name, 100
+    )
     changed = bytearray(source.sectors[label])
     changed[at] ^= 0x10
     source.sectors[label] = bytes(changed)
@@ -115,7 +119,15 @@ def laid_over(*names: str, size: int = 70 * MIB) -> Source:
 def test_raid_member_at_the_end_wins_over_the_filesystem_at_the_start() -> None:
     found = list(registry.candidates(laid_over("ext4", "md-0.90", size=32 * MIB)))
     assert [each.type for each in found] == ["linux_raid_member"]
-    assert registry.detect(laid_over("xfs", "ddf", size=320 * MIB)).type in ("xfs", "ddf_raid_member")
+    assert registry.detect(laid_over("xfs", "isw", size=320 * MIB)).type == "isw_raid_member"
+
+
+def test_tiny_device_holds_nothing_and_a_floppy_no_array() -> None:
+    whole = fixture("md-1.2")
+    assert registry.detect(Slice(whole, 0, 2 * MIB)).type == "linux_raid_member"
+    assert registry.detect(Slice(whole, 0, 1440 * 1024)).type == ""
+    assert registry.detect(BytesSource(b"XFSB" + bytes(1020))).type == ""
+    assert registry.detect(BytesSource(b"LUKS\xba\xbe\0\1" + bytes(1017))).type == "crypto_LUKS"
 
 
 def test_stale_labels_of_zfs_lose_to_a_filesystem_made_since() -> None:
@@ -193,7 +205,7 @@ def test_mutants_of_every_superblock_give_a_result_and_nothing_else() -> None:
     names = sorted(MANIFEST)
     originals = {name: fixture(name) for name in names}
     same = changed = 0
-    for _ in range(45):
+    for _ in range(28):
         for name in names:
             original = originals[name]
             sectors = dict(original.sectors)
@@ -216,7 +228,7 @@ def test_mutants_of_every_superblock_give_a_result_and_nothing_else() -> None:
             size = original.size if rng.random() < 0.9 else rng.randrange(original.size)
             source = Sectors(size, sectors)
             found = list(registry.candidates(source))
-            table = registry.partition_table(source, Limits())
+            table = registry.partition_table(source, Limits(), found[0] if found else Detected())
             assert table is None or len(table.volumes) <= 1024
             if found and found[0].type == MANIFEST[name]["blkid"]["TYPE"]:
                 same += 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import random
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -479,3 +481,42 @@ def test_mutants_give_bytes_or_one_guestkit_error(images: Path, name: str) -> No
             assert error.errno
             refused += 1
     assert good > 20 and refused > 20
+
+
+def test_metadata_that_changes_meanwhile_gives_bytes_or_errors(images: Path) -> None:
+    raw = (images / "zlib-512.qcow2").read_bytes()
+    l1 = int.from_bytes(raw[40:48], "big")
+    l2 = int.from_bytes(raw[l1 : l1 + 8], "big") & (1 << 56) - 512
+    source = Faulty(raw)
+    disk = resolve(qcow2.open(source, NoFiles(), Limits(cache_bytes=0, decode_threads=2)))
+    ended = threading.Event()
+
+    def flip() -> None:
+        choice = random.Random(11)
+        while not ended.is_set():
+            changed = bytearray(raw)
+            at = choice.choice([l1, l2]) + choice.randrange(512)
+            changed[at] ^= 1 << choice.randrange(8)
+            source.data = bytes(changed)
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        for number in range(300):
+            try:
+                assert len(disk.read(number * 7919 % (disk.size - 5000), 5000)) == 5000
+            except GuestkitError as error:
+                assert error.errno
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_opening_and_closing_leaves_no_descriptor_and_no_thread(images: Path) -> None:
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(100):
+        with opened(images / "ext-over.qcow2", limits=Limits(decode_threads=2)) as image:
+            image.read(0, 1 << 20)
+        with opened(images / "zstd.qcow2", limits=Limits(decode_threads=2)) as image:
+            resolve(image).read(0, 1 << 20)
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before

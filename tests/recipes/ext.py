@@ -54,6 +54,8 @@ class Recipe:
     oracle: str = "kernel"
     error: str = ""
     contents: Mapping[str, bytes] = field(default_factory=dict)  # of files that the making kernel cannot read
+    clocked: tuple[str, ...] = ()  # directories that the kernel's replay gives the time of the replay
+    detected: bool = True  # whether the type is seen; else the reader has to be told
     free: bool = True  # whether the figures of free space mean anything
     lookups: Mapping[str, str] = field(default_factory=dict)  # other spellings of paths that must be found
     tamper: Callable[[Path], None] | None = None
@@ -117,6 +119,8 @@ def describe(recipe: Recipe, image: Path) -> dict[str, Any]:
     told["uuid"] = UUID
     if recipe.error:
         told["error"] = recipe.error
+    if not recipe.detected:
+        told["detected"] = False
     if recipe.lookups:
         told["lookups"] = dict(recipe.lookups)
     if recipe.oracle == "source":
@@ -124,7 +128,7 @@ def describe(recipe: Recipe, image: Path) -> dict[str, Any]:
     elif recipe.oracle == "kernel":
         with kernel_view(image, recipe.read) as top:
             told["statvfs"] = figures(recipe, top)
-            told["tree"] = kernel_tree(recipe, top)
+            told["tree"] = kernel_tree(recipe, top, image)
         if ext_journal.needs_recovery(image):
             told["dirty"] = True
             with loop_mount(image, options="ro,noload", kind="ext4") as top:
@@ -142,9 +146,17 @@ def figures(recipe: Recipe, top: Path) -> dict[str, int]:
     return told
 
 
-def kernel_tree(recipe: Recipe, top: Path) -> manifest.Tree:
-    """The tree at `top`, with the contents that this kernel refuses to read."""
+def kernel_tree(recipe: Recipe, top: Path, image: Path) -> manifest.Tree:
+    """The tree at `top`, with the contents that this kernel refuses to read, and without its clock.
+
+    Replaying the fast commit of a name, Linux stamps the directory with the present time; e2fsck leaves it alone.
+    """
     tree = manifest.from_directory(top)
+    if recipe.clocked:
+        with loop_mount(image, options="ro,noload", kind="ext4") as before:
+            old = manifest.from_directory(before, content=False)
+        for path in recipe.clocked:
+            tree[path].update(mtime=old[path]["mtime"], ctime=old[path]["ctime"])
     for path, data in recipe.contents.items():
         tree[path].pop("error", None)
         tree[path]["sha256"] = manifest.digest(len(data), lambda at, n, data=data: data[at : at + n], list)
@@ -157,10 +169,10 @@ def source_tree(top: Path) -> manifest.Tree:
     for path, entry in tree.items():
         for gone in ("ino", "blocks", "ctime", "btime", *(("size",) if entry["type"] == "dir" else ())):
             entry.pop(gone, None)
-        for name in ("mtime", "atime"):
-            entry[name] = entry[name] // 10**9 * 10**9
+        entry["mtime"] = entry["mtime"] // 10**9 * 10**9
+        del entry["atime"]  # asking changes it
         if not path:
-            del entry["mtime"], entry["atime"]
+            del entry["mtime"]
             entry["nlink"] += 1  # lost+found
     return tree
 
@@ -282,6 +294,38 @@ def set_incompat(bit: int, image: Path) -> None:
     poke(image, 1024 + 0x60, struct.pack("<I", value | bit))
 
 
+def make_converted(recipe: Recipe, image: Path) -> None:
+    """ext3 that became ext4: old files keep their block maps, new ones have extents."""
+    mkfs(recipe, image)
+    with loop_mount(image, options="rw", kind="ext3") as top:
+        (top / "old").mkdir()
+        trees.plain(top / "old", block=1024)
+        trees.settle(top)
+    run("tune2fs", "-O", "extents,uninit_bg,dir_index,extra_isize,flex_bg", image)
+    run("e2fsck", "-fy", image, ok=(0, 1))
+    with loop_mount(image, options="rw", kind="ext4") as top:
+        (top / "new").mkdir()
+        trees.plain(top / "new", block=1024)
+        trees.unwritten(top / "new", 1024)
+        with (top / "old" / "blocks").open("ab") as file:
+            file.write(trees.pattern(300 * 1024, "more"))
+        trees.settle(top)
+
+
+def make_resized(recipe: Recipe, image: Path) -> None:
+    """Grown into the descriptor blocks that were reserved for that, and filled before and after."""
+    mkfs(recipe, image)
+    with loop_mount(image, options="rw") as top:
+        trees.write(top / "before", trees.pattern(50_000))
+    run("e2fsck", "-fy", image)
+    with image.open("r+b") as file:
+        file.truncate(40 << 20)
+    run("resize2fs", image)
+    with loop_mount(image, options="rw") as top:
+        groups(top)
+        trees.settle(top)
+
+
 def add_quota(image: Path) -> None:
     """Done last, because a kernel without quotas does not write to such a filesystem."""
     run("tune2fs", "-O", "project,quota", "-Q", "usrquota,grpquota,prjquota", image)
@@ -316,10 +360,31 @@ def recipes() -> list[Recipe]:
         ),
         Recipe("ext2-hurd", EXT2.replace(",filetype", ""), partial(device_numbers), 1024, 128, 4, 64, ("-o", "hurd")),
         Recipe("ext3", EXT3, partial(rich, 4096, written=True), 4096, 256, 16, 480),
-        Recipe("ext4-2012", EXT4_2012, partial(rich, 4096), 4096, 256, 24, 480),
+        Recipe(
+            *("ext4-2012", EXT4_2012, partial(rich, 4096), 4096, 256, 24, 480),
+            # inodes as older kernels left them, with less or no room for nanoseconds
+            after=("sif /size-1 extra_isize 0", "sif /size-59 extra_isize 8", "sif /size-60 extra_isize 16"),
+        ),
         Recipe("ext4", EXT4, partial(rich, 4096, names=400), 4096, 256, 24, 480),
         Recipe("ext4-2023", EXT4_2023, partial(rich, 1024), 1024, 256, 16, 480),
-        Recipe("ext4-2k", EXT4, partial(extents, 2048), 2048),
+        Recipe(
+            *("ext4-2k", EXT4, partial(extents, 2048), 2048),
+            # dir_nlink's "too many to count", and a file whose blocks are counted in blocks (HUGE_FILE_FL)
+            after=("sif /dir links_count 1", "sif /blocks flags 0xc0000", "sif /blocks blocks 41"),
+        ),
+        Recipe("ext4-converted", EXT3, None, 1024, megabytes=8, make=make_converted),
+        Recipe("ext4-resized", EXT4, groups, 1024, megabytes=8, inodes=200, more=("-g", "1024"), make=make_resized),
+        Recipe(
+            "ext4-backup-superblock",
+            EXT4,
+            groups,
+            1024,
+            megabytes=17,
+            inodes=400,
+            read="sb=8193",
+            detected=False,
+            tamper=lambda image: poke(image, 1024, bytes(1024)),
+        ),
         Recipe("ext4-inode128", EXT4.replace(",extra_isize", ""), partial(extents, 4096), inode=128),
         Recipe("ext4-inode1024", EXT4, partial(extents, 4096), inode=1024),
         Recipe("ext4-nojournal", EXT4.replace(",has_journal", ""), partial(extents, 4096)),

@@ -36,10 +36,17 @@ def loop_mount(
     words = ["loop", *options.split(",")]
     if offset or size:
         words += [f"offset={offset}", f"sizelimit={size}"]
+    with mounted(image, options=",".join(words), kind=kind) as top:
+        yield top
+
+
+@contextmanager
+def mounted(device: str | os.PathLike[str], *, options: str = "rw", kind: str = "") -> Iterator[Path]:
+    """Mount a block device, and unmount it in the end."""
     with tempfile.TemporaryDirectory(prefix="guestkit-mnt-") as name:
         top = Path(name) / "m"
         top.mkdir()
-        run("mount", *(("-t", kind) if kind else ()), "-o", ",".join(words), image, top)
+        run("mount", *(("-t", kind) if kind else ()), "-o", options, device, top)
         try:
             yield top
         finally:

@@ -201,3 +201,20 @@ def test_cache_stays_within_its_bytes_and_drops_the_longest_unused() -> None:
     assert 0 not in cache
     cache.clear()
     assert cache.bytes == 0 and cache.get(3) is None
+
+
+def test_gaps_are_not_asked_for_again_and_again() -> None:
+    class Gappy(Made):
+        asked = 0
+
+        def wanted(self, index: int) -> bool:
+            self.asked += 1
+            return index % 2 == 0
+
+    limits = Limits(decode_threads=2)
+    data = random.Random(9).randbytes(4 << 20)
+    leaf = Gappy(data, 1 << 14, limits)
+    for at in range(0, len(data), 1 << 15):
+        assert leaf.read(at, 1 << 14) == data[at : at + (1 << 14)]
+    limits.close()
+    assert leaf.asked <= 256 + 64

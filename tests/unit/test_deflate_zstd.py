@@ -60,7 +60,7 @@ def test_damaged_deflate_is_corrupt() -> None:
 
 @pytest.mark.usefixtures("library")
 def test_deflate_bomb_gives_no_more_than_the_limit() -> None:
-    assert deflate.decompress(bare(bytes(50 << 20)), 65536) == bytes(65536)
+    assert deflate.decompress(bare(bytes(8 << 20)), 65536) == bytes(65536)
 
 
 def pack(data: bytes) -> bytes:
@@ -95,7 +95,7 @@ def test_damaged_zstd_is_corrupt() -> None:
 
 
 def test_zstd_bomb_gives_no_more_than_the_limit() -> None:
-    assert zstd.decompress(pack(bytes(50 << 20)), 65536) == bytes(65536)
+    assert zstd.decompress(pack(bytes(8 << 20)), 65536) == bytes(65536)
 
 
 def test_missing_zstd_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,10 +113,8 @@ def journal_runs(device: Source, superblock: Superblock, offset: int, limits: Li
 def _fast_commits(recovery: Recovery, device: Source, offset: int, limits: Limits) -> Recovery:
     from guestkit.fs.ext4.fastcommit import apply
 
-    replayed = resolve(recovery.source)
-    superblock = parse_superblock(replayed.read(offset, SIZE))
-    fs = Ext4(replayed, superblock, offset // superblock.block_size, State(), limits)
-    return apply(recovery, device, fs.blocks, fs.groups)
+    superblock = parse_superblock(recovery.source.read(offset, SIZE))
+    return apply(recovery, device, superblock, offset // superblock.block_size, limits)
 
 
 def _recover(

@@ -31,13 +31,18 @@ class BlockMap:
         Raises: Corrupt (EUCLEAN) at a pointer outside the filesystem, after what lies left of it.
         """
         logical = physical = count = 0
-        for run in self._pieces(start, end):
-            if count and (run.physical == physical + count if physical else not run.physical):
-                count += run.length
-                continue
+        try:
+            for run in self._pieces(start, end):
+                if count and (run.physical == physical + count if physical else not run.physical):
+                    count += run.length
+                    continue
+                if count:
+                    yield Run(logical, physical, count)
+                logical, physical, count = run
+        except Corrupt:
             if count:
                 yield Run(logical, physical, count)
-            logical, physical, count = run
+            raise
         if count:
             yield Run(logical, physical, count)
 

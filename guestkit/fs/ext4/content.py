@@ -5,6 +5,7 @@ Spec: Documentation/filesystems/ext4/ifork.rst and inlinedata.rst.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from guestkit.errors import Corrupt
@@ -13,9 +14,11 @@ from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.extents import ExtentTree
 from guestkit.fs.ext4.inode import EXTENTS_FL, INLINE_DATA_FL, Inode, InodeTable
 from guestkit.fs.ext4.xattr import Attribute
-from guestkit.source import BytesSource, Concat, Extent, Source, ZeroSource
+from guestkit.source import BytesSource, Concat, Extent, Leaf, Source, ZeroSource
 
 BLOCK_BYTES = 60  # of i_block
+
+_one_extent = struct.Struct("<HHHH4xIHHI").unpack_from  # a header and the extent behind it
 
 Mapping = ExtentTree | BlockMap
 
@@ -63,6 +66,45 @@ class MappedFile(Source):
         except Corrupt as error:
             error.within(f"inode {self._where}")
             raise
+
+
+class Contiguous(Leaf):
+    """A file in one written run: its bytes are `size` of the device's at `start`, so there is nothing to resolve."""
+
+    __slots__ = ("_device", "_start", "size")
+
+    def __init__(self, device: Source, start: int, size: int) -> None:
+        self._device = device
+        self._start = start
+        self.size = size
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        self.check(offset, length)
+        start = self._start
+        for at, take, leaf, place in self._device.extents(start + offset, length) if length else ():
+            yield Extent(at - start, take, leaf, place)
+
+    def read_into(self, offset: int, buf: memoryview) -> None:
+        self.check(offset, len(buf))
+        self._device.read_into(self._start + offset, buf)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            self.check(offset, length)
+        return self._device.read(self._start + offset, length)
+
+
+def file_source(blocks: Blocks, table: InodeTable, inode: Inode) -> Source:
+    """Return the bytes of a file that stands in blocks. Raises: Corrupt (EUCLEAN) when its map's root is damaged."""
+    size = inode.size
+    if inode.flags & EXTENTS_FL:
+        magic, entries, most, depth, logical, length, high, low = _one_extent(inode.raw, 40)
+        if entries == 1 and depth == 0 and logical == 0 and magic == 0xF30A and most == 4:
+            start = high << 32 | low
+            block = blocks.block_size
+            if 0 < length <= 32768 and length * block >= size and blocks.first < start <= blocks.count - length:
+                return Contiguous(blocks.device, start * block, size)
+    return MappedFile(blocks, mapping(blocks, table, inode), inode.ino, size)
 
 
 def is_inline(inode: Inode) -> bool:

@@ -33,8 +33,9 @@ ADD_RANGE, DEL_RANGE, CREATE, LINK, UNLINK, INODE, PAD, TAIL, HEAD = range(1, 10
 _EXTENTS, _INLINE, _INDEX = 0x80000, 0x10000000, 0x1000  # i_flags
 _DIRECTORY = 0x4000
 _END = 1 << 32
-_MOST_EXTENTS = 1 << 18  # of one inode
-_MOST_DIRECTORY = 32 << 20  # bytes
+_MOST_EXTENTS = 1 << 18  # of all inodes that change
+_MOST_DIRECTORIES = 8 << 20  # bytes of all directories that change
+_MOST_LOG = 32 << 20  # bytes of fast commits
 _FILE_TYPES = {0x8000: 1, 0x4000: 2, 0x2000: 3, 0x6000: 4, 0x1000: 5, 0xC000: 6, 0xA000: 7}
 
 
@@ -54,6 +55,8 @@ def scan(blocks: Iterable[bytes], sequence: int, inode_size: int) -> tuple[list[
     for number, data in enumerate(blocks):
         if number == 0 and int.from_bytes(data[:2], "little") != HEAD:
             break
+        if (number + 1) * len(data) > _MOST_LOG:
+            return [], f"fast commits of more than {_MOST_LOG} bytes are not replayed"
         at = 0
         while at < len(data) - 4:
             kind, length = struct.unpack_from("<HH", data, at)
@@ -143,6 +146,8 @@ class _Replay:
         self._changed: set[int] = set()  # inodes whose extents changed
         self._directories: dict[int, _Directory] = {}
         self._written: dict[int, bytes] = {}  # device offset -> bytes
+        self._room = _MOST_EXTENTS
+        self._directory_room = _MOST_DIRECTORIES
 
     def change(self, tag: Tag) -> None:
         """Apply one change, as the kernel does; one that names what is not there changes nothing."""
@@ -208,8 +213,7 @@ class _Replay:
             for logical, physical, count in tree.runs(0, _END):
                 if physical:
                     known.append((logical, physical, count))
-                if len(known) > _MOST_EXTENTS:
-                    raise Unsupported(f"a fast commit to inode {ino} of more than {_MOST_EXTENTS} extents")
+                    self._take_extents(1)
             self._extents[ino] = known
         return known
 
@@ -238,9 +242,13 @@ class _Replay:
         if physical:
             pieces.append((logical, physical, end - logical))
         tree[first:last] = sorted(pieces)
-        if len(tree) > _MOST_EXTENTS:
-            raise Unsupported(f"a fast commit to inode {ino} of more than {_MOST_EXTENTS} extents")
+        self._take_extents(2)
         self._changed.add(ino)
+
+    def _take_extents(self, count: int) -> None:
+        self._room -= count
+        if self._room < 0:
+            raise Unsupported(f"a fast commit to inodes of more than {_MOST_EXTENTS} extents")
 
     def _directory(self, ino: int) -> _Directory:
         known = self._directories.get(ino)
@@ -251,7 +259,8 @@ class _Replay:
         if flags & _INLINE or not flags & _EXTENTS:
             raise Unsupported(f"a fast commit to the directory of inode {ino}, which has no extents")
         size = int.from_bytes(raw[4:8], "little")
-        if size > _MOST_DIRECTORY or size % self._size:
+        self._directory_room -= size
+        if self._directory_room < 0 or size % self._size:
             raise Unsupported(f"a fast commit to the directory of inode {ino}, of {size} bytes")
         places = []
         for logical, physical, count in self._tree(ino):
@@ -280,14 +289,13 @@ class _Replay:
             raise Corrupt("fast commit", f"creates {name!r} for inode {ino}, which is not in use")
         if not self._is_directory(parent):
             return
-        links = _links(self._inode(ino))
         if self._is_directory(ino):
             directory = self._directories[ino] = _Directory([self._new_block()])
             directory.entries = {b".": (ino, self._type(ino)), b"..": (parent, self._type(parent))}
             self._inode(ino)[4:8] = self._size.to_bytes(4, "little")
             self._extents[ino] = []
         self._link(parent, ino, name)
-        _set_links(self._inode(ino), links if self._is_directory(ino) else 1)
+        _set_links(self._inode(ino), 1)  # of a directory too: so Linux 5.10 to 6.18 show one made in a fast commit
 
     def _unlink(self, parent: int, ino: int, name: bytes) -> None:
         if not self._in_use(ino) or not self._is_directory(parent):

@@ -25,7 +25,7 @@ from guestkit.errors import (
 from guestkit.fs.base import DirEntry, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
-from guestkit.fs.ext4.content import MappedFile, inline_data, inline_source, is_inline, mapping
+from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
 from guestkit.fs.ext4.groups import Groups
 from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Inode, InodeTable
 from guestkit.fs.ext4.listing import Directories, Raw
@@ -146,7 +146,7 @@ class Ext4(FileSystem):
         try:
             if is_inline(inode):
                 return inline_source(inline_data(inode, self._body(inode)), inode.size)
-            return MappedFile(self.blocks, mapping(self.blocks, self.table, inode), inode.ino, inode.size)
+            return file_source(self.blocks, self.table, inode)
         except Corrupt as error:
             error.within(f"inode {inode.ino}")
             raise

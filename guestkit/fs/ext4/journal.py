@@ -34,6 +34,8 @@ _ESCAPED, _SAME_UUID, _LAST = 0x1, 0x2, 0x8
 _FEWEST_BLOCKS = 1024  # a log shorter than this gives no room to fast commits
 _FAST_BLOCKS = 256  # where the superblock does not say how many
 _MOST_BLOCKS = 1 << 18  # distinct blocks that a replay may change: 1 GiB of 4 KiB blocks, and about 80 MiB of memory
+_MOST_REVOKES = 1 << 19
+_MOST_FAST = 1 << 16  # fast-commit blocks looked at; what is read of them is bounded in bytes by their reader
 _READ = 1 << 20  # bytes of log read at once to verify logged blocks
 
 _HEADER = struct.Struct(">III")
@@ -194,7 +196,7 @@ def recover(device: Source, block_size: int, block_count: int, needs_recovery: b
         plan.revoked,
         plan.end,
         complete,
-        tuple(log.place(block) for block in log.header.fast_blocks),
+        tuple(_fast_places(log)),
     )
 
 
@@ -365,12 +367,30 @@ class _Plan:
 
     def replay(self, block_count: int) -> None:
         """Collect what the good transactions write. `block_count` is the filesystem's."""
-        for sequence, block in self._revoke_blocks:
-            if not self._collect_revokes(sequence, block):
+        known = list(self.problems)
+        for _ in range(4):
+            before = self.end
+            if self._collect(block_count):
                 return
+            # revocations of what is now cut off must not count: once more, up to the cut
+            cut = self.problems[-1]
+            self.problems = [*known, cut]
+            self.blocks, self.revokes, self.revoked = {}, {}, 0
+            if self.end == before:
+                break
+        self.end = self.header.sequence
+        self.problems.append("the journal is not replayed at all")
+
+    def _collect(self, block_count: int) -> bool:
+        """Do the passes that follow the scan; False when they moved `end`."""
+        for sequence, block in self._revoke_blocks:
+            if self._before_end(sequence) and not self._collect_revokes(sequence, block):
+                return False
         current = None
         changes: dict[int, tuple[int, bool]] = {}
         for sequence, block in self._descriptors:
+            if not self._before_end(sequence):
+                break
             if sequence != current:
                 self.blocks.update(changes)
                 changes = {}
@@ -383,7 +403,7 @@ class _Plan:
             for (target, flags, checksum), number in zip(tags, numbers, strict=True):
                 if target >= block_count:
                     self._cut(sequence, f"block {target} lies beyond the filesystem")
-                    return
+                    return False
                 revoked_by = self.revokes.get(target)
                 if revoked_by is not None and not self._after(sequence, revoked_by):
                     self.revoked += 1
@@ -397,8 +417,9 @@ class _Plan:
                     self.problems.append(f"journal transaction {sequence}: logged block {target} has a bad checksum")
             if len(self.blocks) + len(changes) > _MOST_BLOCKS:
                 self._cut(sequence, f"the journal changes more than {_MOST_BLOCKS} blocks")
-                return
+                return False
         self.blocks.update(changes)
+        return True
 
     def _cut(self, sequence: int, text: str) -> None:
         self.end = sequence
@@ -431,10 +452,12 @@ class _Plan:
             return False
         width = 8 if self.header.incompat & _64BIT else 4
         count = max(0, used - 16) // width
-        for target in struct.unpack_from(f">{count}{'Q' if width == 8 else 'I'}", data, 16):
-            self.revokes[target] = sequence  # transactions ascend, so the last one stays
-        if len(self.revokes) > 4 * _MOST_BLOCKS:
-            self._cut(sequence, f"the journal revokes more than {4 * _MOST_BLOCKS} blocks")
+        # transactions ascend, so that the last one that revokes a block stays
+        self.revokes.update(
+            dict.fromkeys(struct.unpack_from(f">{count}{'Q' if width == 8 else 'I'}", data, 16), sequence)
+        )
+        if len(self.revokes) > _MOST_REVOKES:
+            self._cut(sequence, f"the journal revokes more than {_MOST_REVOKES} blocks")
             return False
         return True
 
@@ -480,6 +503,15 @@ class _Plan:
             return True
         # a commit block of which only the first sector was written: the rest counts as zeros
         return crc32c(whole[:60].ljust(len(data), b"\0"), self.header.seed) == stored
+
+
+def _fast_places(log: _Log) -> Iterator[int]:
+    """Yield where the fast-commit blocks stand, up to a hole in the journal."""
+    for block in log.header.fast_blocks[:_MOST_FAST]:
+        try:
+            yield log.place(block)
+        except Corrupt:
+            return
 
 
 def _patches(blocks: dict[int, tuple[int, bool]], log: _Log) -> Iterator[Patch]:

@@ -32,6 +32,7 @@ Raw = tuple[bytes, int, int, int]  # name, inode, DT_*, cookie
 
 _READ = 1 << 18  # bytes of a directory that one read takes at most
 _INLINE_START = 4  # the number of the parent stands before
+_WHOLE = 4  # blocks of a directory whose names are kept together
 _LONGEST = 255
 _LARGEST_NOKEY = 336  # what a name without its key can be shown as
 
@@ -230,10 +231,17 @@ class Directories:
 
         Raises: NotFound, NotADirectory, NameTooLong, Corrupt where damage may hide the name.
         """
+        whole: dict[bytes, int] | None = self._blocks.cache.get((self._blocks.token, "N", ino))
+        if whole is not None:
+            known = whole.get(name)
+            if known:
+                return known
         directory = self.open(ino)
         if len(name) > (_LARGEST_NOKEY if directory.shown else _LONGEST):
             raise NameTooLong
-        if directory.indexed and directory.blocks > 1 and not directory.shown:
+        if whole is not None and not directory.folded:
+            raise NotFound
+        if directory.indexed and directory.blocks > _WHOLE and not directory.shown:
             try:
                 found = self._by_index(directory, name)
             except NotFound:
@@ -243,9 +251,22 @@ class Directories:
                 found = self._search(directory, name)
         else:
             found = self._search(directory, name)
+            if directory.blocks <= _WHOLE:
+                self._remember_whole(directory)
         if found:
             return found
         raise NotFound
+
+    def _remember_whole(self, directory: Directory) -> None:
+        """Keep all names of a small directory in one table, unless some of it is damaged."""
+        names: dict[bytes, int] = {}
+        try:
+            for batch in self.batches(directory):
+                for name, ino, _, _ in batch:
+                    names.setdefault(name, ino)
+        except Corrupt:
+            return
+        self._blocks.cache.put((self._blocks.token, "N", directory.inode.ino), names, 300 + 180 * len(names))
 
     def _search(self, directory: Directory, name: bytes) -> int:
         """0 when it is not there. Raises: Corrupt."""

@@ -87,7 +87,7 @@ def _label_in_chain(window: Window, cluster: int, fat: int, data: int, size: int
     for _ in range(_MAX_CLUSTERS_WALKED):
         if not 2 <= cluster < clusters + 2:
             return None
-        name, ends = _label_in(window.at(data + (cluster - 2) * size, size))
+        name, ends = _label_in(window.at(data + (cluster - 2) * size, min(size, _MAX_ROOT)))
         if ends:
             return name
         entry = window.at(fat + cluster * 4, 4)

@@ -144,7 +144,7 @@ def probe_minix(window: Window) -> Detected | None:
 
 def probe_romfs(window: Window) -> Detected | None:
     raw = window.at(0, 512)
-    if not raw:
+    if raw[:8] != b"-rom1fs-":
         return None
     size = int.from_bytes(raw[8:12], "big")
     if sum(struct.unpack(f">{min(size, 512) // 4}I", raw[: min(size, 512) & ~3])) & _MASK:
@@ -235,6 +235,7 @@ def probe_gfs2(window: Window) -> Detected | None:
         usage="filesystem",
         label=label_text(raw[160:224]),
         uuid=uuid_text(raw[256:272]),
+        version="1",
         block_size=block,
     )
 
@@ -250,6 +251,6 @@ def probe_ocfs2(window: Window) -> Detected | None:
                 label=label_text(raw[272:336]),
                 uuid=uuid_text(raw[336:352]),
                 version=f"{major}.{minor}",
-                block_size=block,
+                block_size=1 << raw[248] if 9 <= raw[248] <= 12 else 0,
             )
     return None

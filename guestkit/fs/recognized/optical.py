@@ -20,6 +20,8 @@ def probe_iso9660(window: Window) -> Detected | None:
         return Detected(
             type="iso9660", usage="filesystem", label=label_text(raw[48:80]), version="High Sierra", block_size=2048
         )
+    if raw[1:6] != b"CD001":
+        return None
     name, version = raw[40:72], ""
     label = label_text(name)
     for index in range(1, 17):

@@ -30,8 +30,7 @@ def probe(window: Window) -> Detected | None:
             if number == 1:
                 uuid, label = uuid_text(header[12:28]), label_text(header[28:44])
         if suspended:
-            return Detected(
-                type="swsuspend", usage="other", label=label, uuid=uuid, version=magic[:9].decode("latin-1")
-            )
+            version = {b"\xed": "tuxonice", b"L": "linhib0001"}.get(magic[:1], magic[:9].decode("latin-1").lower())
+            return Detected(type="swsuspend", usage="other", label=label, uuid=uuid, version=version)
         return Detected(type="swap", usage="other", label=label, uuid=uuid, version=version, block_size=0)
     return None

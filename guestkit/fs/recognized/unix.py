@@ -137,16 +137,9 @@ def probe_refs(window: Window) -> Detected | None:
     if not raw or raw[16:20] != b"FSRS":
         return None
     (sector,) = struct.unpack_from("<I", raw, 32)
-    (serial,) = struct.unpack_from("<Q", raw, 56)
     if sector < 512 or sector > 4096 or sector & sector - 1:
         return None
-    return Detected(
-        type="ReFS",
-        usage="filesystem",
-        uuid=f"{serial:016X}" if serial else "",
-        version=f"{raw[40]}.{raw[41]}",
-        block_size=sector,
-    )
+    return Detected(type="ReFS", usage="filesystem")
 
 
 def probe_hpfs(window: Window) -> Detected | None:
@@ -166,17 +159,17 @@ def probe_hpfs(window: Window) -> Detected | None:
 
 def probe_vmfs(window: Window) -> Detected | None:
     raw = window.at(0x200000, 157)
-    if not raw:
+    if raw[:4] != b"\x5e\xf1\xab\x2f":
         return None
     return Detected(
         type="VMFS",
         usage="filesystem",
         label=label_text(raw[29:157]),
-        uuid=vmfs_uuid(raw[9:25]),
+        uuid=_vmfs_uuid(raw[9:25]),
         version=str(raw[8]),
     )
 
 
-def vmfs_uuid(raw: bytes) -> str:
+def _vmfs_uuid(raw: bytes) -> str:
     """VMware's way of writing 16 bytes: 8-8-4-12 digits, the first three fields little-endian."""
     return f"{raw[3::-1].hex()}-{raw[7:3:-1].hex()}-{raw[9:7:-1].hex()}-{raw[10:].hex()}"

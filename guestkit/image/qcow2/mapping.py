@@ -74,18 +74,10 @@ class Clusters(Source):
         kept: array[int] | None = self._cache.get(key)
         if kept is None:
             first = page << _L1_PAGE_BITS
-            kept = self._entries(self._l1_offset + first * 8, min(_L1_PAGE, self._l1_size - first))
-            if not any(kept):
-                kept = array("Q")
+            data = self._source.read(self._l1_offset + first * 8, min(_L1_PAGE, self._l1_size - first) * 8)
+            kept = _entries(data if data != bytes(len(data)) else b"")
             self._cache.put(key, kept, len(kept) * 8 + 200)
         return kept
-
-    def _entries(self, offset: int, count: int) -> array[int]:
-        table = array("Q")
-        table.frombytes(self._source.read(offset, count * 8))
-        if sys.byteorder == "little":
-            table.byteswap()
-        return table
 
     def _table(self, index: int) -> array[int] | None:
         """The L2 table that L1 entry `index` names; None when it names none."""
@@ -102,7 +94,7 @@ class Clusters(Source):
                 )
             if offset + (1 << self._bits) > self._source.size:
                 raise SourceError(f"qcow2 L2 table at {offset} lies beyond the end of the file: truncated image")
-            table = self._entries(offset, 1 << self._bits - 3)
+            table = _entries(self._source.read(offset, 1 << self._bits))
             self._cache.put(key, table, len(table) * 8 + 200)
         return table
 
@@ -273,3 +265,11 @@ class Clusters(Source):
                     kind, same = _ABSENT, left | clear | 1 << 32 - sub
                 yield kind, guest + (sub << sub_bits), shift if kind == _STORED else 0
                 sub += (same & -same).bit_length() - 1
+
+
+def _entries(data: bytes) -> array[int]:
+    table = array("Q")
+    table.frombytes(data)
+    if sys.byteorder == "little":
+        table.byteswap()
+    return table
