@@ -144,8 +144,8 @@ class Handle:
 
     def _node(self, path: str, *, follow: bool = True) -> int:
         recent = self._recent
-        head, _, last = path.rpartition("/")
-        if head == recent.path:
+        head, slash, last = path.rpartition("/")
+        if slash and head == recent.path:
             name = last.encode()
             node = recent.names.get(name)
             if node is not None:
@@ -154,7 +154,7 @@ class Handle:
                 self._need_root(path)
                 recent.fill(self._table)
             recent.count += 1
-        else:
+        elif slash:
             self._recent = _Recent(head)
         return self._table.resolve(self._need_root(path), follow=follow)
 

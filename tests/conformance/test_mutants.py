@@ -30,7 +30,7 @@ def _seeds(reader: str) -> list[tuple[str, bytes]]:
     found = []
     for path in DATA.glob("*/*.img.xz"):
         manifest = path.with_name(path.name.removesuffix(".img.xz") + ".json")
-        if manifest.exists() and "tree" in json.loads(manifest.read_text()):
+        if manifest.exists() and {"tree"} <= json.loads(manifest.read_text()).keys():
             found.append((path.stat().st_size, path))
     seeds = []
     for _, path in sorted(found):

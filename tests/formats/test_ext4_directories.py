@@ -188,7 +188,7 @@ def test_inline_directories_list_and_resume(tmp_path: Path, size: int) -> None:
             assert list(fs.scan(directory, found.cookie)) == entries[index + 1 :]
             assert fs.lookup(directory, found.name) == found.ino
         assert fs.parent(directory) == 2
-    assert inline >= 4
+    assert inline >= 3  # mke2fs keeps no more inline; the kernel does
 
 
 def test_names_are_looked_up_exactly(tmp_path: Path) -> None:

@@ -133,11 +133,6 @@ def _recover(
         recovery = recover(device, superblock.block_size, superblock.blocks_count, True, runs)
         if recovery.fast and recovery.complete:
             recovery = _fast_commits(recovery, device, offset, limits)
-        if recovery.fast:
-            from guestkit.fs.ext4.fastcommit import apply
-
-            replayed = parse_superblock(recovery.source.read(offset, SIZE))
-            recovery = apply(recovery, device, replayed, offset // superblock.block_size, limits)
     except (WouldBlock, Unsupported):
         raise
     except GuestkitError as error:

@@ -116,7 +116,7 @@ def apply(recovery: Recovery, device: Source, superblock: Superblock, sb_block: 
         raise
     except GuestkitError as error:
         return _left_out(recovery, f"fast commits not replayed, {len(tags)} tags: {error}")
-    return replace(recovery, source=Overlay(recovery.source, patches), state=State("replayed"))
+    return replace(recovery, source=Overlay(recovery.source, patches), fast=())
 
 
 def _left_out(recovery: Recovery, text: str) -> Recovery:
