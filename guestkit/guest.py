@@ -294,21 +294,24 @@ class Guest:
             found.append((device.name, kind or "unknown"))
         return found
 
-    def filesystem(self, mountable: str, options: Mapping[str, str] | None = None) -> FileSystem:
+    def filesystem(
+        self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None
+    ) -> FileSystem:
         """Open the filesystem on a device; the same one when asked again with the same options.
 
-        `options` are mount options ({"noload": ""}); those that mean nothing for reading are ignored.
+        `options` are mount options ({"noload": ""}); those that mean nothing for reading are ignored. `kind`: open
+        it as this type, whatever detection says (a damaged superblock, with {"sb": "32768"}).
         Raises: NotFound (no such device), InvalidArgument (nothing recognised there), Unsupported, Corrupt, NeedKey.
         """
         device = self.device(mountable)
         key = (device.name, tuple(sorted((options or {}).items())))
         fs = self._filesystems.get(key)
         if fs is None:
-            detected = self.detect(device)
-            if not detected.type:
+            kind = kind or self.detect(device).type
+            if not kind:
                 raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
             try:
-                fs = registry.open_filesystem(detected.type, [device.open(self._keys)], self.limits, options or {})
+                fs = registry.open_filesystem(kind, [device.open(self._keys)], self.limits, options or {})
             except GuestkitError as error:
                 error.within(device.short)
                 raise

@@ -59,7 +59,8 @@ class Tree(MountTable):
                 continue
             at, path = self._mount_directory(top, b"/partitions/" + name)
             self.mount(fs, at, path, confine=True, source=mountable)
-            for directory, text in ((b"by-label", fs.label), (b"by-uuid", fs.uuid)):
+            detected = self.guest.detect(device)
+            for directory, text in ((b"by-label", detected.label), (b"by-uuid", detected.uuid)):
                 if not text:
                     continue
                 if directory == b"by-label":
@@ -87,19 +88,19 @@ class Tree(MountTable):
             self.fs.add_file(top, name, make)
 
     def _os_json(self) -> bytes:
-        from guestkit.inspect import report
+        from guestkit.inspect.report import os_document, to_json
 
-        return report.to_json(report.os_document(self.guest, self.systems))
+        return to_json(os_document(self.guest, self.systems))
 
     def _disks_json(self) -> bytes:
-        from guestkit.inspect import report
+        from guestkit.inspect.report import disks_document, to_json
 
-        return report.to_json(report.disks_document(self.guest))
+        return to_json(disks_document(self.guest))
 
     def _filesystems_json(self) -> bytes:
-        from guestkit.inspect import report
+        from guestkit.inspect.report import filesystems_document, to_json
 
-        return report.to_json(report.filesystems_document(self.guest, self.options))
+        return to_json(filesystems_document(self.guest, self.options))
 
     def _disks(self) -> None:
         top = self.fs.add_directory(1, b"disks")
@@ -122,13 +123,16 @@ def _link_name(text: str) -> bytes:
 
 
 def mount_points(guest: Guest, points: list[tuple[str, str, str]], options: Mapping[str, str]) -> MountTable:
-    """Mount devices as guestmount -m does: (device, mount point, options) in order; the first gives the root.
+    """Mount devices as guestmount -m does: (device, mount point, options), the root first, whatever their order.
+
+    The option "type" opens a device as that type where detection fails ("type=ext4,sb=32768").
 
     Raises: as Guest.filesystem and MountTable.mount; NotFound for a mount point that is not there.
     """
     table = MountTable()
     for device, point, text in sorted(points, key=lambda point: point[1].count("/") if point[1] != "/" else -1):
-        fs = guest.filesystem(device, {**options, **parse_options(text)})
+        wanted = {**options, **parse_options(text)}
+        fs = guest.filesystem(device, wanted, wanted.pop("type", None))
         if point in ("", "/"):
             table.mount(fs, source=device)
         else:

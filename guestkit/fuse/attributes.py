@@ -25,7 +25,7 @@ class Attributes:
         self._mode = None if options.umask is None else 0o777 & ~options.umask
         self._plain = self._uid is None and self._gid is None and self._mode is None
 
-    def of(self, inode: int, status: Stat, *, entry_timeout: float = TIMEOUT) -> pyfuse3.EntryAttributes:
+    def of(self, inode: int, status: Stat, entry_timeout: float = TIMEOUT) -> pyfuse3.EntryAttributes:
         """`status` under the number `inode`. Raises: OverflowError for what struct stat cannot hold."""
         _, mode, nlink, uid, gid, rdev, size, blksize, blocks, atime, mtime, ctime, _ = status
         entry = pyfuse3.EntryAttributes()

@@ -143,7 +143,12 @@ async def _main(session: _Session, operations: Any, ready: Callable[[], None] | 
             return
         if ready is not None:
             ready()
-        if plain_loop or unsuitable(pyfuse3, trio):
+        reason = "" if plain_loop else unsuitable(pyfuse3, trio)
+        if reason:
+            import logging
+
+            logging.getLogger("guestkit.fuse").info("pyfuse3's own session loop is used: %s", reason)
+        if plain_loop or reason:
             await pyfuse3.main()
             return
         loop = SpinningLoop(trio, pyfuse3, operations.ahead.idle)

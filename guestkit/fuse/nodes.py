@@ -15,7 +15,7 @@ from guestkit.errors import GuestkitError, NotFound
 from guestkit.namespace import Namespace
 
 ROOT = 1  # FUSE's
-_TABLE = 1 << 63  # numbers from here on stand in the table
+TABLE = 1 << 63  # numbers from here on stand in the table
 MOST = 1 << 17  # entries of the table, about 60 MiB
 
 
@@ -31,7 +31,7 @@ class Nodes:
 
     def __init__(self, root: int) -> None:
         self.root = root
-        self._next = _TABLE
+        self._next = TABLE
         self._known: dict[int, Known] = {}
         self._numbers: dict[Known, int] = {}
         self._counts: dict[int, int] = {}
@@ -41,7 +41,7 @@ class Nodes:
         """The inode number of `node`; a table entry stays only when counted(). Raises: ENFILE."""
         if node == self.root:
             return ROOT
-        if ROOT < node < _TABLE and target is None:
+        if ROOT < node < TABLE and target is None:
             return node
         known = Known(node, target)
         with self._lock:
@@ -62,7 +62,7 @@ class Nodes:
 
     def node(self, number: int) -> int:
         """Raises: NotFound for a number that was never given out."""
-        if number < _TABLE:
+        if number < TABLE:
             return self.root if number == ROOT else number
         return self.known(number).node
 
@@ -74,17 +74,17 @@ class Nodes:
 
     def target(self, number: int) -> bytes | None:
         """The target that a link was given when it was met."""
-        return self.known(number).target if number >= _TABLE else None
+        return self.known(number).target if number >= TABLE else None
 
     def counted(self, number: int) -> None:
         """The kernel holds `number` once more."""
-        if number >= _TABLE:
+        if number >= TABLE:
             with self._lock:
                 self._counts[number] = self._counts.get(number, 0) + 1
 
     def forget(self, number: int, count: int) -> None:
         """The kernel holds `number` `count` times less."""
-        if number < _TABLE or number not in self._known:
+        if number < TABLE or number not in self._known:
             return
         with self._lock:
             left = self._counts.get(number, 0) - count

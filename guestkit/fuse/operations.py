@@ -22,9 +22,9 @@ from guestkit.errors import GuestkitError, ReadOnly, WouldBlock
 from guestkit.fs.base import Stat
 from guestkit.fuse.ahead import Ahead, Directory
 from guestkit.fuse.attributes import TIMEOUT, Attributes
-from guestkit.fuse.nodes import Nodes, met_in
+from guestkit.fuse.nodes import ROOT, TABLE, Nodes, met_in
 from guestkit.fuse.options import MountOptions
-from guestkit.namespace import Namespace
+from guestkit.namespace import KEY_BITS, Namespace
 from guestkit.source import Source, patience
 
 MOUNT_POINT_TIMEOUT = 1.0  # seconds: statfs() names no inode, and only a lookup tells which filesystem is meant
@@ -121,11 +121,18 @@ class Operations:
 
     def _entry(self, directory: int, node: int, status: Stat | None, kind: int) -> Any:
         """The attributes of `node` as met in `directory`."""
-        timeout = TIMEOUT if node >> 52 == directory >> 52 else MOUNT_POINT_TIMEOUT
+        if (
+            status is not None
+            and status.mode & 0o170000 != _stat.S_IFLNK
+            and node >> KEY_BITS == directory >> KEY_BITS
+            and ROOT < node < TABLE
+        ):
+            return self._attributes.of(node, status)
+        timeout = TIMEOUT if node >> KEY_BITS == directory >> KEY_BITS else MOUNT_POINT_TIMEOUT
         if status is None:
             return self._attributes.unknown(self.nodes.number(node), kind, entry_timeout=timeout)
         if status.mode & 0o170000 != _stat.S_IFLNK or self._raw_links:
-            return self._attributes.of(self.nodes.number(node), status, entry_timeout=timeout)
+            return self._attributes.of(self.nodes.number(node), status, timeout)
         try:
             target = self.namespace.readlink(node)
             changed = met_in(self.namespace, directory, target)
@@ -145,7 +152,7 @@ class Operations:
         except FileNotFoundError:
             return self._missing
         entry = self._entry(directory, node, self.namespace.stat(node), 0)
-        if node >> 52 != directory >> 52:
+        if node >> KEY_BITS != directory >> KEY_BITS:
             self._seen(ctx, node)
         self.nodes.counted(entry.st_ino)
         return entry
@@ -272,7 +279,7 @@ class Operations:
                 break
             listing.cookie = cookie
             done += 1
-            if entry.st_ino >= 1 << 63 and name not in (b".", b".."):
+            if entry.st_ino >= TABLE and name not in (b".", b".."):
                 counted(entry.st_ino)
         full = done < len(listing.pending)
         listing.pending = listing.pending[done:] if full else []

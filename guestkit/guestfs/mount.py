@@ -80,9 +80,10 @@ class Mounting(Handle):
             wanted["subvol"] = volume
         try:
             found = self._opened().detect(device).type
-            if kind not in ("", "auto", found) and found not in _ACCEPTED.get(kind, ()):
-                raise InvalidArgument(f"holds {found or 'nothing that guestkit knows'}, not {kind}")
-            fs = self._opened().filesystem(device.name, wanted)
+            if found and kind not in ("", "auto", found) and found not in _ACCEPTED.get(kind, ()):
+                raise InvalidArgument(f"holds {found}, not {kind}")
+            # where nothing is told (a damaged superblock), the caller's word counts
+            fs = self._opened().filesystem(device.name, wanted, None if found or kind == "auto" else kind)
         except (InvalidArgument, Unsupported, Corrupt, NeedKey) as error:
             raise _refused(
                 f"wrong fs type, bad option, bad superblock on {device.name}, missing codepage or helper program, "

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from ext4_images import Counted, content, debugfs, make, path, reader, run
+from ext4_images import Counted, content, make, path, reader, run
 
 from guestkit.errors import Corrupt, NameTooLong, NotADirectory, NotFound
 from guestkit.fs.ext4.directory import Format, parse_names

@@ -364,6 +364,25 @@ def test_wide_nodes_and_odd_numbers(mounted):
     assert mount.end() == 0
 
 
+def test_an_untested_pyfuse3_gets_its_own_loop(mounted, monkeypatch):
+    import pyfuse3
+    import trio
+
+    from guestkit.fuse.loop import unsuitable
+
+    assert unsuitable(pyfuse3, trio) == ""
+    monkeypatch.setattr(pyfuse3, "__version__", "9.0.0")
+    assert "not one of those tested" in unsuitable(pyfuse3, trio)
+    fs = MemoryFS()
+    fs.file(2, b"file", b"x")
+    mount = mounted(fs)
+    assert (mount.at / "file").read_bytes() == b"x"
+    assert mount.end() == 0
+    monkeypatch.undo()
+    monkeypatch.delattr(pyfuse3, "_session_loop")
+    assert "session loop" in unsuitable(pyfuse3, trio)
+
+
 def test_the_table_of_numbers_forgets_with_the_kernel():
     from guestkit.fuse.nodes import MOST, Nodes
 

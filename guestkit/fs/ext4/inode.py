@@ -23,27 +23,36 @@ ROOT_INO = 2
 CASEFOLD_FL, ENCRYPT_FL, INDEX_FL, HUGE_FILE_FL = 0x40000000, 0x800, 0x1000, 0x40000
 EXTENTS_FL, EA_INODE_FL, INLINE_DATA_FL = 0x80000, 0x200000, 0x10000000
 _HURD = 1
+_WATCHED = INDEX_FL | CASEFOLD_FL | INLINE_DATA_FL
 
-_INODE = Layout(
-    "ext4_inode",
-    128,
-    "<",
-    i_mode=(0x0, "H"),
-    i_uid=(0x2, "H"),
-    i_size_lo=(0x4, "I"),
-    i_atime=(0x8, "i"),
-    i_ctime=(0xC, "i"),
-    i_mtime=(0x10, "i"),
-    i_gid=(0x18, "H"),
-    i_links_count=(0x1A, "H"),
-    i_blocks_lo=(0x1C, "I"),
-    i_flags=(0x20, "I"),
-    i_size_high=(0x6C, "I"),
-    i_blocks_hi=(0x74, "H"),
-    i_uid_high=(0x78, "H"),
-    i_gid_high=(0x7A, "H"),
-    i_checksum_lo=(0x7C, "H"),
-)
+_BASE = {
+    "i_mode": (0x0, "H"),
+    "i_uid": (0x2, "H"),
+    "i_size_lo": (0x4, "I"),
+    "i_atime": (0x8, "i"),
+    "i_ctime": (0xC, "i"),
+    "i_mtime": (0x10, "i"),
+    "i_gid": (0x18, "H"),
+    "i_links_count": (0x1A, "H"),
+    "i_blocks_lo": (0x1C, "I"),
+    "i_flags": (0x20, "I"),
+    "i_size_high": (0x6C, "I"),
+    "i_blocks_hi": (0x74, "H"),
+    "i_uid_high": (0x78, "H"),
+    "i_gid_high": (0x7A, "H"),
+    "i_checksum_lo": (0x7C, "H"),
+}
+_EXTRA = {
+    "i_extra_isize": (0x80, "H"),
+    "i_checksum_hi": (0x82, "H"),
+    "i_ctime_extra": (0x84, "I"),
+    "i_mtime_extra": (0x88, "I"),
+    "i_atime_extra": (0x8C, "I"),
+    "i_crtime": (0x90, "i"),
+    "i_crtime_extra": (0x94, "I"),
+}
+_SMALL = Layout("ext4_inode", 128, "<", **_BASE)
+_LARGE = Layout("ext4_inode", 152, "<", **_BASE, **_EXTRA)
 _REST = Layout(
     "ext4_inode",
     128,
@@ -53,21 +62,9 @@ _REST = Layout(
     i_file_acl_lo=(0x68, "I"),
     i_file_acl_high=(0x76, "H"),
 )
-_EXTRA = Layout(  # behind the first 128 bytes
-    "ext4_inode_extra",
-    24,
-    "<",
-    i_extra_isize=(0x0, "H"),
-    i_checksum_hi=(0x2, "H"),
-    i_ctime_extra=(0x4, "I"),
-    i_mtime_extra=(0x8, "I"),
-    i_atime_extra=(0xC, "I"),
-    i_crtime=(0x10, "i"),
-    i_crtime_extra=(0x14, "I"),
-)
-_unpack = _INODE.unpack_from
+_unpack_small = _SMALL.unpack_from
+_unpack_large = _LARGE.unpack_from
 _unpack_rest = _REST.unpack_from
-_unpack_extra = _EXTRA.unpack_from
 _number = struct.Struct("<I").pack
 _new = tuple.__new__
 _NS = 1_000_000_000
@@ -115,6 +112,8 @@ class InodeTable:
         self._groups = groups
         self._super = sup
         self._size = sup.inode_size
+        self._block_size = sup.block_size
+        self._first_ino = sup.first_ino
         self._page = max(_PAGE, sup.block_size)
         self._per_page = self._page // self._size
         self._per_group = sup.inodes_per_group
@@ -148,7 +147,7 @@ class InodeTable:
         page = self._load(number)
         raw = page[offset : offset + self._size]
         try:
-            inode = Inode(raw, self._decode(ino, raw), self._acl_high)
+            inode = Inode(raw, self._decode(ino, raw, 0), self._acl_high)
         except GuestkitError as error:
             error.within(f"inode {ino}")
             raise
@@ -184,21 +183,20 @@ class InodeTable:
                     bad[ino] = data
                 continue
             base = (where >> 32) * per_group + (where & 0xFFFFFFFF) * per_page + 1
-            checked = self._checked_page(data, base, members) if self._verify else ()
-            for ino in members:
-                offset = (ino - base) * size
+            if self._verify and size > 128:
+                sums = self._checksums(data, base, members)
+            else:
+                sums = [-1] * len(members)
+            for ino, found in zip(members, sums, strict=True):
                 try:
-                    stats[ino] = decode(ino, data[offset : offset + size], ino in checked)
+                    stats[ino] = decode(ino, data, (ino - base) * size, found)
                 except GuestkitError as error:
                     bad[ino] = error.within(f"inode {ino}")
         return Found(stats, bad)
 
-    def _checked_page(self, data: bytes, base: int, members: list[int]) -> set[int]:
-        """Those of `members` in a page whose first inode is `base` that have a good checksum of 32 bits."""
+    def _checksums(self, data: bytes, base: int, members: list[int]) -> list[int]:
+        """The 32-bit checksums that `members` of a page whose first inode is `base` should have."""
         size = self._size
-        good: set[int] = set()
-        if size <= 128 or len(data) % size:
-            return good
         blank = bytes(len(data) // size)
         page = bytearray(data)  # with the checksum fields, which count as zeros, cleared in all at once
         for column in (0x7C, 0x7D, 0x82, 0x83):
@@ -207,16 +205,11 @@ class InodeTable:
         extend = self._extend
         assert extend is not None
         seed = self._seed ^ 0xFFFFFFFF
+        found = []
         for ino in members:
             at = (ino - base) * size
-            found = extend(seed, _number(ino) + clean[at + 0x64 : at + 0x68] + clean[at : at + size]) ^ 0xFFFFFFFF
-            if (
-                found & 0xFFFF == data[at + 0x7C] | data[at + 0x7D] << 8
-                and found >> 16 == data[at + 0x82] | data[at + 0x83] << 8
-                and data[at + 0x80] >= 4
-            ):
-                good.add(ino)
-        return good
+            found.append(extend(seed, _number(ino) + clean[at + 0x64 : at + 0x68] + clean[at : at + size]) ^ 0xFFFFFFFF)
+        return found
 
     def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)
@@ -272,81 +265,101 @@ class InodeTable:
             at = stop
         return pages
 
-    def _decode(self, ino: int, raw: bytes, checked: bool = False) -> Stat:
-        (
-            mode, uid, size_lo, atime, ctime, mtime, gid, links, blocks_lo, flags,
-            size_high, blocks_hi, uid_high, gid_high, checksum,
-        ) = _unpack(raw)  # fmt: skip
-        extra = 0
+    def _decode(self, ino: int, page: bytes, at: int, found: int = -1) -> Stat:
+        """The stat of the inode whose record begins at `at`. `found`: its checksum of 32 bits where it is known."""
         btime_ns: int | None = None
         if self._size > 128:
-            extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x = _unpack_extra(raw, 128)
+            (
+                mode, uid, size, atime, ctime, mtime, gid, links, blocks, flags,
+                size_high, blocks_hi, uid_high, gid_high, checksum,
+                extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x,
+            ) = _unpack_large(page, at)  # fmt: skip
             if extra > self._size - 128 or extra & 3:
                 raise Corrupt("inode", "i_extra_isize", found=extra)
-            if self._verify and not checked:
-                # 8 bytes of number and generation take the place of the seed that the kernel keeps for each inode
-                head = ino.to_bytes(4, "little") + raw[0x64:0x68] + raw[:0x7C]
-                if extra >= 4:
-                    checksum |= checksum_hi << 16
-                    found = crc32c(head + b"\0\0" + raw[0x7E:0x82] + b"\0\0" + raw[0x84:], self._seed)
-                else:
-                    found = crc32c(head + b"\0\0" + raw[0x7E:], self._seed) & 0xFFFF
-                if found != checksum:
-                    self._refuse(raw, checksum, found)
+            if self._verify and (found != checksum | checksum_hi << 16 or extra < 4):
+                self._check(ino, page[at : at + self._size], extra)
             room = extra or 32  # the kernel uses the space where an inode says that none is in use
-            atime_ns = atime * _NS if room < 16 else (atime + ((atime_x & 3) << 32)) * _NS + (atime_x >> 2)
-            mtime_ns = mtime * _NS if room < 12 else (mtime + ((mtime_x & 3) << 32)) * _NS + (mtime_x >> 2)
-            ctime_ns = ctime * _NS if room < 8 else (ctime + ((ctime_x & 3) << 32)) * _NS + (ctime_x >> 2)
             if room >= 24:
-                btime_ns = (crtime + ((crtime_x & 3) << 32)) * _NS + (crtime_x >> 2)
-            elif room >= 20:
-                btime_ns = crtime * _NS
+                if (atime_x | mtime_x | ctime_x | crtime_x) & 3:  # beyond 2038
+                    atime += (atime_x & 3) << 32
+                    mtime += (mtime_x & 3) << 32
+                    ctime += (ctime_x & 3) << 32
+                    crtime += (crtime_x & 3) << 32
+                atime_ns = atime * _NS + (atime_x >> 2)
+                mtime_ns = mtime * _NS + (mtime_x >> 2)
+                ctime_ns = ctime * _NS + (ctime_x >> 2)
+                btime_ns = crtime * _NS + (crtime_x >> 2)
+            else:
+                ctime_ns = ctime * _NS if room < 8 else (ctime + ((ctime_x & 3) << 32)) * _NS + (ctime_x >> 2)
+                mtime_ns = mtime * _NS if room < 12 else (mtime + ((mtime_x & 3) << 32)) * _NS + (mtime_x >> 2)
+                atime_ns = atime * _NS if room < 16 else (atime + ((atime_x & 3) << 32)) * _NS + (atime_x >> 2)
+                if room >= 20:
+                    btime_ns = crtime * _NS
         else:
+            (
+                mode, uid, size, atime, ctime, mtime, gid, links, blocks, flags,
+                size_high, blocks_hi, uid_high, gid_high, checksum,
+            ) = _unpack_small(page, at)  # fmt: skip
             atime_ns, mtime_ns, ctime_ns = atime * _NS, mtime * _NS, ctime * _NS
             if self._verify:
-                head = ino.to_bytes(4, "little") + raw[0x64:0x68] + raw[:0x7C]
-                found = crc32c(head + b"\0\0" + raw[0x7E:], self._seed) & 0xFFFF
-                if found != checksum:
-                    self._refuse(raw, checksum, found)
-        if links == 0 and ino >= self._super.first_ino:
-            raise Corrupt("inode", "i_links_count", found=0, expected="a name refers to a deleted inode")
+                self._check(ino, page[at : at + self._size], 0)
         kind = mode & 0xF000
-        if kind not in _FORMATS and ino >= self._super.first_ino:
+        rdev = 0
+        if kind == 0x8000:
+            if size_high:
+                size |= size_high << 32
+                if size >> 63:
+                    raise Corrupt("inode", "i_size", found=size)
+        elif kind == 0x4000:
+            if size_high and self._large_dir:
+                size |= size_high << 32
+                if size >> 63:
+                    raise Corrupt("inode", "i_size", found=size)
+        elif kind == 0x2000 or kind == 0x6000:
+            rdev = _device(page[at + 40 : at + 48])
+        if (links == 0 or kind not in _FORMATS) and ino >= self._first_ino:
+            if links == 0:
+                raise Corrupt("inode", "i_links_count", found=0, expected="a name refers to a deleted inode")
             raise Corrupt("inode", "i_mode", found=mode)
-        blocks = blocks_lo
         if self._huge:
-            blocks |= blocks_hi << 32
+            if blocks_hi:
+                blocks |= blocks_hi << 32
             if flags & HUGE_FILE_FL:
                 blocks <<= self._shift
-        size = size_lo
-        if kind == 0x8000 or (self._large_dir and kind == 0x4000):
-            size |= size_high << 32
-        if size >> 63:
-            raise Corrupt("inode", "i_size", found=size)
-        if flags & INDEX_FL and kind == 0x4000 and not self._dir_index:
-            raise Corrupt("inode", "i_flags", found=flags, expected="no htree without the feature dir_index")
-        if flags & CASEFOLD_FL and not self._casefold:
-            raise Corrupt("inode", "i_flags", found=flags, expected="no casefold flag without the feature")
-        rdev = 0
-        if kind == 0x2000 or kind == 0x6000:
-            rdev = _device(raw)
-        if flags & INLINE_DATA_FL and kind == 0x8000:
-            blocks += (size + 511) >> 9  # so that nobody takes such a file for a hole
+        if flags & _WATCHED:
+            if flags & INDEX_FL and kind == 0x4000 and not self._dir_index:
+                raise Corrupt("inode", "i_flags", found=flags, expected="no htree without the feature dir_index")
+            if flags & CASEFOLD_FL and not self._casefold:
+                raise Corrupt("inode", "i_flags", found=flags, expected="no casefold flag without the feature")
+            if flags & INLINE_DATA_FL and kind == 0x8000:
+                blocks += (size + 511) >> 9  # so that nobody takes such a file for a hole
         return _new(
             Stat,
-            (ino, mode, links, uid | uid_high << 16, gid | gid_high << 16, rdev, size, self._super.block_size,
-             blocks, atime_ns, mtime_ns, ctime_ns, btime_ns),
+            (
+                ino, mode, links, uid | uid_high << 16, gid | gid_high << 16, rdev, size, self._block_size,
+                blocks, atime_ns, mtime_ns, ctime_ns, btime_ns,
+            ),
         )  # fmt: skip
 
-    def _refuse(self, raw: bytes, stored: int, found: int) -> None:
+    def _check(self, ino: int, raw: bytes, extra: int) -> None:
+        """Raises: Corrupt when an inode's record has a wrong checksum."""
+        stored = raw[0x7C] | raw[0x7D] << 8
+        head = _number(ino) + raw[0x64:0x68] + raw[:0x7C] + b"\0\0"
+        if extra >= 4:
+            stored |= raw[0x82] << 16 | raw[0x83] << 24
+            found = crc32c(head + raw[0x7E:0x82] + b"\0\0" + raw[0x84:], self._seed)
+        else:
+            found = crc32c(head + raw[0x7E:], self._seed) & 0xFFFF
+        if found == stored:
+            return
         if any(raw):
             raise Corrupt("inode", "i_checksum", found=stored, expected=found)
         raise Corrupt("inode", "i_mode", found=0, expected="a name refers to an inode that was never used")
 
 
 def _device(raw: bytes) -> int:
-    """Device number: the first word of i_block in the old encoding, or the second in the new one."""
-    old, new = int.from_bytes(raw[40:44], "little"), int.from_bytes(raw[44:48], "little")
+    """Device number: the first word of `raw`, i_block's begin, in the old encoding, or the second in the new one."""
+    old, new = int.from_bytes(raw[:4], "little"), int.from_bytes(raw[4:], "little")
     if old:
         return os.makedev(old >> 8 & 0xFF, old & 0xFF)
     return os.makedev(new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00)
