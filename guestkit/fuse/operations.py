@@ -126,6 +126,7 @@ class Operations:
             and status.mode & 0o170000 != _stat.S_IFLNK
             and node >> KEY_BITS == directory >> KEY_BITS
             and ROOT < node < TABLE
+            and node != self.nodes.root
         ):
             return self._attributes.of(node, status)
         timeout = TIMEOUT if node >> KEY_BITS == directory >> KEY_BITS else MOUNT_POINT_TIMEOUT

@@ -444,6 +444,24 @@ def test_a_thread_serves_and_another_ends_it(tmp_path):
     assert not stop()
 
 
+@both_loops
+def test_a_directory_that_is_its_own_ancestor_is_not_entered(mounted, plain_loop):
+    fs = MemoryFS()
+    middle = fs.directory(2, b"middle")
+    inner = fs.directory(middle, b"inner")
+    fs.file(inner, b"file", b"x")
+    for name, key in ((b"root", 2), (b"middle", middle), (b"inner", inner)):
+        fs.nodes[inner].names[name] = key
+    mount = mounted(fs, plain_loop=plain_loop)
+    done = subprocess.run(["find", mount.at], capture_output=True, text=True, check=False, timeout=10)
+    assert done.stdout.count("\n") < 20
+    with pytest.raises(OSError) as caught:
+        os.listdir(mount.at / "middle/inner/root")
+    assert caught.value.errno in (errno.ELOOP, errno.EIO)
+    assert (mount.at / "middle/inner/file").read_bytes() == b"x"
+    assert mount.end() == 0
+
+
 def test_reading_goes_on_after_errors_in_a_listing(mounted):
     class Damaged(MemoryFS):
         def scan(self, directory, cookie=0):

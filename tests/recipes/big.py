@@ -1,4 +1,4 @@
-"""The images of the benchmark: a Debian tree, noise, many small files and a large hole, in raw and in qcow2.
+"""The images of the benchmark: a Debian tree, noise, many small files and a large hole, in raw and in qcow2; and text.
 
 Made once and kept: debootstrap needs the network and some minutes. Needs root and 3 GiB.
 """
@@ -12,6 +12,7 @@ from .host import loop_mount, run
 
 SUITE = "bookworm"
 NOISE = 512 << 20
+TEXT = 512 << 20
 SMALL_FILES = 20_000
 
 
@@ -33,7 +34,14 @@ def build(out: Path) -> None:
         work = out / "debian.qcow2.part"
         run("qemu-img", "convert", "-q", "-O", "qcow2", image, work)
         work.rename(overlay)
-    for path in (image, overlay):
+    packed = out / "text.qcow2"
+    if not packed.exists():
+        plain, work = out / "text.raw", out / "text.qcow2.part"
+        write_text(tree, plain)
+        run("qemu-img", "convert", "-q", "-c", "-O", "qcow2", plain, work)
+        plain.unlink()
+        work.rename(packed)
+    for path in (image, overlay, packed):
         print(f"{path}: {path.stat().st_size} bytes, {path.stat().st_blocks * 512} on disk")
 
 
@@ -52,3 +60,22 @@ def fill(top: Path) -> None:
         for place in range(0, 8 << 30, 1 << 30):
             file.seek(place)
             file.write(b"%d\n" % place)
+
+
+def write_text(tree: Path, path: Path) -> None:
+    """Lines of the tree's own text files (package lists, scripts, documents) in another order, again and again."""
+    folders = ("usr/share", "usr/lib/x86_64-linux-gnu/perl-base", "var/lib/dpkg", "etc")
+    lines: list[bytes] = []
+    for file in sorted(found for folder in folders for found in (tree / folder).rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            content = file.read_bytes()
+            if b"\0" not in content:
+                lines += content.splitlines(keepends=True)
+    dice = random.Random(512)
+    done = 0
+    with path.open("wb") as out:
+        while done < TEXT:
+            begin = dice.randrange(len(lines))
+            piece = b"".join(lines[begin : begin + 400])[: TEXT - done]
+            out.write(piece)
+            done += len(piece)

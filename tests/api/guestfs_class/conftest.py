@@ -9,7 +9,7 @@ import pytest
 
 from guestkit import Guestfs
 
-IMAGE = Path(__file__).parent.parent / "data" / "api" / "linux.qcow2"
+IMAGE = Path(__file__).parents[2] / "data" / "api" / "linux.qcow2"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from guestkit import GuestFS, Guestfs
 
 FUNCTIONS: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "api" / "functions.json").read_text()
+    (Path(__file__).parents[2] / "data" / "api" / "functions.json").read_text()
 )
 
 
@@ -33,15 +33,16 @@ def test_function_has_the_parameters_of_libguestfs(name: str) -> None:
     assert all(each.default in (inspect.Parameter.empty, None) for each in found)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_function_says_what_it_does_in_one_line(name: str) -> None:
-    text = getattr(GuestFS, name).__doc__
-    assert text and text.strip().splitlines()[0].rstrip().endswith((".", ")"))
+def test_every_function_says_what_it_does_in_one_line() -> None:
+    for name in FUNCTIONS:
+        text = getattr(GuestFS, name).__doc__
+        assert text and text.strip().splitlines()[0].rstrip().endswith((".", ")", ":")), name
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if FUNCTIONS[name]["aliases"]])
-def test_aliases_are_the_same_function(name: str) -> None:
-    for alias in FUNCTIONS[name]["aliases"]:
+def test_aliases_are_the_same_function() -> None:
+    pairs = [(name, alias) for name in FUNCTIONS for alias in FUNCTIONS[name]["aliases"]]
+    assert len(pairs) > 10
+    for name, alias in pairs:
         assert getattr(GuestFS, alias) is getattr(GuestFS, name)
 
 

@@ -1,0 +1,1 @@
+"""The libguestfs-compatible class. A package, so that its conftest is its own."""
