@@ -20,7 +20,7 @@ from guestkit.namespace import Entry, Namespace
 from guestkit.source import Source
 
 _DOT, _DOT_DOT = (1 << 63) - 2, (1 << 63) - 1  # cookies: readers' end below them
-_CHUNK = 192  # entries, about one reply
+READY = 192  # entries, about one reply
 _PIECE = 48  # entries prepared before the descriptor is looked at again
 _LONGEST_NAME = 1024  # bytes; with a longer one the kernel refuses the whole listing
 _MOST_SUBDIRECTORIES = 256
@@ -68,7 +68,7 @@ class Directory:
         self._behind = cookie
         self._error: GuestkitError | None = None
 
-    def fill(self, count: int = _CHUNK) -> None:
+    def fill(self, count: int = READY) -> None:
         """Add up to `count` entries to `pending`; none when the listing has ended.
 
         Raises: WouldBlock, or what scan_stat raised, when there is nothing more to give before it; both leave the
@@ -111,6 +111,9 @@ class Directory:
             self._error = error
             if not made:
                 raise
+        except Exception:
+            self._restart([])
+            raise
         self.pending = self.pending + made if self.pending else made
 
     def _restart(self, made: list[tuple[bytes, Any, int]]) -> None:
@@ -152,6 +155,7 @@ class Ahead:
         self._listing = listing
         self._wanted: dict[int, None] = {}  # the last is done first: that is where a client goes next
         self._current: Directory | None = None
+        self._going_on: Directory | None = None
         self._ready: dict[int, Directory] = {}
         self._held = 0
         self._credit = _CREDIT
@@ -170,6 +174,16 @@ class Ahead:
             self._file_credit -= 1
             if len(self._starts) > _MOST_STARTS:
                 del self._starts[next(iter(self._starts))]
+            return True
+        going_on = self._going_on
+        if going_on is not None:
+            try:
+                going_on.fill(_PIECE)
+            except Exception:  # the request itself will meet it again and tell
+                self._going_on = None
+                return True
+            if going_on.ended or len(going_on.pending) >= READY:
+                self._going_on = None
             return True
         current = self._current
         if current is None:
@@ -206,6 +220,10 @@ class Ahead:
         listing.subs = []
         while len(wanted) > _MOST_WANTED:
             del wanted[next(iter(wanted))]
+
+    def goes_on(self, listing: Directory | None) -> None:
+        """A client has read a part of `listing`; None: the one it was is being read just now."""
+        self._going_on = listing
 
     def listing(self, node: int) -> Directory | None:
         """What is prepared of directory `node`."""

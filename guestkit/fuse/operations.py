@@ -20,7 +20,7 @@ import trio
 
 from guestkit.errors import GuestkitError, ReadOnly, WouldBlock
 from guestkit.fs.base import Stat
-from guestkit.fuse.ahead import Ahead, Directory
+from guestkit.fuse.ahead import READY, Ahead, Directory
 from guestkit.fuse.attributes import TIMEOUT, Attributes
 from guestkit.fuse.nodes import ROOT, TABLE, Nodes, met_in
 from guestkit.fuse.options import MountOptions
@@ -242,6 +242,7 @@ class Operations:
 
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
         try:
+            self.ahead.goes_on(None)
             listing = self._directories[fh]
             if listing.cookie != start_id:
                 listing = self._directories[fh] = self.listing(listing.node, start_id)
@@ -267,6 +268,8 @@ class Operations:
                 replied = True
             if listing.ended:
                 self.ahead.listed(listing)
+            elif len(listing.pending) < READY:
+                self.ahead.goes_on(listing)
         except Exception as error:
             raise self.refusal(error, "readdir") from None
 
@@ -288,6 +291,7 @@ class Operations:
 
     async def releasedir(self, fh: int) -> None:
         self._directories.pop(fh, None)
+        self.ahead.goes_on(None)
 
     # the filesystem
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
@@ -21,14 +20,6 @@ from guestkit.guestfs.search import matches
 from guestkit.guestfs.transfer import CHUNK, Sink
 from guestkit.source import Source
 
-_TYPES = {
-    stat.S_IFDIR: tarfile.DIRTYPE,
-    stat.S_IFREG: tarfile.REGTYPE,
-    stat.S_IFLNK: tarfile.SYMTYPE,
-    stat.S_IFCHR: tarfile.CHRTYPE,
-    stat.S_IFBLK: tarfile.BLKTYPE,
-    stat.S_IFIFO: tarfile.FIFOTYPE,
-}
 _COMPRESSIONS = ("compress", "gzip", "bzip2", "xz", "lzop", "lzma", "zstd")
 
 
@@ -114,6 +105,18 @@ class Archive(Handle):
 
 class _Writer:
     def __init__(self, handle: Handle, out: IO[bytes], numeric: bool, wanted: list[bytes]) -> None:
+        import tarfile
+
+        self._info = tarfile.TarInfo
+        self._link_type = tarfile.LNKTYPE
+        self._types = {
+            stat.S_IFDIR: tarfile.DIRTYPE,
+            stat.S_IFREG: tarfile.REGTYPE,
+            stat.S_IFLNK: tarfile.SYMTYPE,
+            stat.S_IFCHR: tarfile.CHRTYPE,
+            stat.S_IFBLK: tarfile.BLKTYPE,
+            stat.S_IFIFO: tarfile.FIFOTYPE,
+        }
         self._table = handle._table
         self._handle = handle
         self._numeric = numeric
@@ -131,11 +134,11 @@ class _Writer:
     def add(self, path: bytes, node: int, status: Stat) -> None:
         kind = stat.S_IFMT(status.mode)
         name = os.fsdecode(b"./" + path)
-        if kind not in _TYPES:
+        if kind not in self._types:
             self._handle._say(f"tar_out: {name}: socket ignored")
             return
-        info = tarfile.TarInfo(name)
-        info.type = _TYPES[kind]
+        info = self._info(name)
+        info.type = self._types[kind]
         info.mode = stat.S_IMODE(status.mode)
         info.uid, info.gid = status.uid, status.gid
         info.mtime = status.mtime_ns // 1_000_000_000
@@ -152,7 +155,7 @@ class _Writer:
         if kind == stat.S_IFREG:
             first = self._links.get(node)
             if first is not None:
-                info.type, info.linkname = tarfile.LNKTYPE, first
+                info.type, info.linkname = self._link_type, first
             else:
                 if status.nlink > 1:
                     self._links[node] = name

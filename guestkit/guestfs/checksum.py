@@ -95,7 +95,7 @@ class Checksum(Handle):
             raise Failure(f"{directory}: not a directory", errno.ENOTDIR)
         _sum(csumtype)
         with Sink(self, sumsfile) as sink:
-            for path, node, status in self._table.walk(top):
+            for path, node, status in self._walk(top):
                 if status is None or not stat.S_ISREG(status.mode):
                     continue
                 try:

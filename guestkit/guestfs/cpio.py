@@ -45,19 +45,22 @@ class _Writer:
         self._sink = sink
         self._magic = magic
         self._written = 0
-        self._numbers: dict[int, int] = {}  # node -> inode number in the archive
+        self._count = 0
+        self._numbers: dict[int, int] = {}  # node of several names -> inode number in the archive
 
     def run(self, top: int) -> None:
-        members = [(path or b".", node, status) for path, node, status in in_order(self._handle, top, [])]
         # newc puts a file's bytes at the last of its names
-        last = {node: index for index, (_, node, status) in enumerate(members) if status.nlink > 1}
-        for index, (path, node, status) in enumerate(members):
+        last: dict[int, int] = {}
+        for index, (_, node, status) in enumerate(in_order(self._handle, top, [])):
+            if status.nlink > 1 and stat.S_ISREG(status.mode):
+                last[node] = index
+        for index, (path, node, status) in enumerate(in_order(self._handle, top, [])):
             body: Source | bytes = b""
             if stat.S_ISLNK(status.mode):
                 body = self._table.readlink(node)
             elif stat.S_ISREG(status.mode) and last.get(node, index) == index:
                 body = self._table.open(node)
-            self._member(path, node, status, body)
+            self._member(path or b".", node, status, body)
         self._header(b"TRAILER!!!", 0, None, 0, 0)
         self._write(bytes(-self._written % _BLOCK))
 
@@ -68,7 +71,8 @@ class _Writer:
         total = 0
         if self._magic == _MAGIC["crc"] and isinstance(body, Source):
             total = sum(sum(piece) for piece in pieces(body)) & _MASK
-        number = self._numbers.setdefault(node, len(self._numbers) + 1)
+        self._count += 1
+        number = self._numbers.setdefault(node, self._count) if status.nlink > 1 else self._count
         self._header(path, number, status, size, total)
         if isinstance(body, bytes):
             self._write(body)

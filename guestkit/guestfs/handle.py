@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +197,19 @@ class Handle:
         if size > _MOST_IN_MEMORY:
             raise Failure(f"{path}: file is too large to be returned; use download", errno.EFBIG)
         return source.read(0, size)
+
+    def _walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """Every name below a directory; damage that was passed over is told as a warning at the end."""
+        before = self._damaged()
+        yield from self._table.walk(directory)
+        count = self._damaged() - before
+        if count:
+            last = self._table.problems()[-1]
+            text = f"{count} damaged places were left out, the last: {last.where}: {last.message}"
+            self._event(events.EVENT_WARNING, text.encode("utf-8", "surrogateescape"))
+
+    def _damaged(self) -> int:
+        return sum(mount.fs.problems()[0] for mount in self._table.mounts.values())
 
     def _dev_or_path(self, name: str) -> Source:
         """The bytes of a device, or of a file of the guest."""

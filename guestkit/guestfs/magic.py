@@ -6,20 +6,20 @@ is C code that reads what the guest wrote: environments that cannot have that se
 
 from __future__ import annotations
 
-import bz2
-import ctypes
-import ctypes.util
 import errno
-import lzma
 import os
 import stat
 import zlib
 from functools import cache
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from guestkit.guestfs.call import DevOrPath, api
 from guestkit.guestfs.errors import Failure
 from guestkit.guestfs.handle import Handle
+
+if TYPE_CHECKING:
+    import ctypes
 
 _LOOK = 1 << 20  # bytes, as file(1) looks at
 _RAW = 0x100  # MAGIC_RAW: control characters as they are
@@ -73,6 +73,9 @@ def _describe(data: bytes) -> str:
 
 def _inflated(data: bytes) -> bytes | None:
     """The beginning of what is compressed in `data`, None when nothing is."""
+    import bz2
+    import lzma
+
     try:
         if data.startswith(b"\x1f\x8b"):
             return zlib.decompressobj(31).decompress(data, _LOOK)
@@ -91,6 +94,8 @@ _lock = Lock()
 @cache
 def _library() -> tuple[ctypes.CDLL, int] | None:
     """libmagic with its database loaded, or None."""
+    import ctypes
+
     if os.environ.get("GUESTKIT_LIBMAGIC") == "0":
         return None
     try:

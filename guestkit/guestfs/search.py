@@ -44,7 +44,7 @@ class Search(Handle):
         node = self._node(directory)
         if not stat.S_ISDIR(table.stat(node).mode):
             raise Failure(f"{directory}: not a directory", errno.ENOTDIR)
-        return (path for path, _, _ in table.walk(node))
+        return (path for path, _, _ in self._walk(node))
 
     @api(syscall="path")
     def glob_expand(self, pattern: Pathname, directoryslash: bool | None = None) -> list[str]:

@@ -155,7 +155,7 @@ class Metadata(Handle):
         sectors = status.blocks
         if stat.S_ISDIR(status.mode):
             counted: set[int] = set()
-            for _, node, each in table.walk(top):
+            for _, node, each in self._walk(top):
                 if each is None:
                     continue
                 if each.nlink > 1 and not stat.S_ISDIR(each.mode):

@@ -214,3 +214,31 @@ def test_mutants_give_results_or_typed_errors(base: tuple[str, bytes]) -> None:
             for name, row in found.items():
                 assert row[0] == whole[name][0] and row[1] in (None, whole[name][1])
     assert opened > 400
+
+
+def test_directory_that_names_one_block_without_end_is_left_soon(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "dir").mkdir(parents=True)
+    for number in range(40):
+        (tree / "dir" / f"name{number}").touch()
+    image = make(tmp_path / "f.img", "4M", "-t", "ext2", "-b", "1024", tree=tree)
+    fs = reader(image)
+    inode = fs.table.read(path(fs, b"dir"))
+    block = int.from_bytes(inode.i_block[:4], "little")
+    data = bytearray(image.read_bytes())
+    for table, target in ((3000, block), (3001, 3000), (3002, 3001)):
+        data[table * 1024 : table * 1024 + 1024] = struct.pack("<I", target) * 256
+    at = bytes(data).find(inode.raw)
+    data[at + 40 : at + 100] = struct.pack("<15I", *[block] * 12, 3000, 3001, 3002)
+    data[at + 4 : at + 8] = b"\xff" * 4
+    fs = reader(bytes(data))
+    begin = time.monotonic()
+    names = []
+    with pytest.raises(Corrupt, match="not met before"):
+        for found in fs.scan(path(fs, b"dir")):
+            names.append(found.name)
+    with pytest.raises(Corrupt):
+        fs.lookup(path(fs, b"dir"), b"none")
+    assert len(list(fs.walk())) < 200
+    assert len(names) == 40
+    assert time.monotonic() - begin < 3

@@ -6,22 +6,24 @@ for mount(8); "noload" or "norecovery" leaves the journal alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError, Unsupported, WouldBlock
 from guestkit.fs.base import Problems, State
 from guestkit.fs.ext4.filesystem import Ext4
 from guestkit.fs.ext4.superblock import OFFSET, SIZE, Superblock, parse_superblock
-from guestkit.limits import Limits
+from guestkit.limits import Budget, Limits
 from guestkit.resolve import resolve
 from guestkit.source import Source
 
 if TYPE_CHECKING:
+    from guestkit.fs.ext4.extents import Run
     from guestkit.fs.ext4.journal import Recovery
 
+_MOST_JOURNAL = 10_240_000  # blocks, what mke2fs makes at most
+_MOST_RUNS = 1 << 18
 _OFF = ("", "0", "no", "false")
-_JOURNAL_INO = 8
 
 
 def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) -> Ext4:
@@ -96,18 +98,34 @@ def journal_runs(device: Source, superblock: Superblock, offset: int, limits: Li
     try:
         inode = fs.table.read(superblock.journal_inum, special=True)
         map = mapping(fs.blocks, fs.table, inode)
-        runs = list(map.runs(0, -(-min(inode.size, device.size) // size)))
+        runs = _bounded(map.runs(0, _length(inode.size, size)))
     except Corrupt:
         saved = superblock.journal_blocks
         if superblock.journal_backup_type not in (0, 1) or not any(saved):
             raise
         length = int.from_bytes(saved[60:64], "little") << 32 | int.from_bytes(saved[64:68], "little")
-        count = -(-min(length, device.size) // size)
+        count = _length(length, size)
         if saved[:2] == b"\x0a\xf3":
-            runs = list(ExtentTree(fs.blocks, saved[:60], superblock.journal_inum, 0).runs(0, count))
+            runs = _bounded(ExtentTree(fs.blocks, saved[:60], superblock.journal_inum, 0).runs(0, count))
         else:
-            runs = list(BlockMap(fs.blocks, saved[:60]).runs(0, count))
+            runs = _bounded(BlockMap(fs.blocks, saved[:60]).runs(0, count))
     return [(logical, physical, count) for logical, physical, count in runs if physical]
+
+
+def _length(size: int, block_size: int) -> int:
+    blocks = -(-size // block_size)
+    if blocks > _MOST_JOURNAL:
+        raise Corrupt("journal inode", "i_size", found=size, expected=f"at most {_MOST_JOURNAL} blocks")
+    return blocks
+
+
+def _bounded(runs: Iterator[Run]) -> list[Run]:
+    budget = Budget(_MOST_RUNS, "journal map")
+    kept = []
+    for run in runs:
+        budget.spend()
+        kept.append(run)
+    return kept
 
 
 def _fast_commits(recovery: Recovery, device: Source, offset: int, limits: Limits) -> Recovery:

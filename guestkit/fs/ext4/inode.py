@@ -151,7 +151,7 @@ class InodeTable:
         except GuestkitError as error:
             error.within(f"inode {ino}")
             raise
-        self._blocks.cache.put(key, inode, 900)
+        self._blocks.cache.put(key, inode, 700 + self._size)
         return inode
 
     def stat_many(self, inos: Iterable[int]) -> Found:

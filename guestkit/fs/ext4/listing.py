@@ -25,11 +25,12 @@ from guestkit.fs.ext4.directory import (
     verify_block,
     verify_index,
 )
-from guestkit.fs.ext4.inode import CASEFOLD_FL, ENCRYPT_FL, INDEX_FL, Inode, InodeTable
+from guestkit.fs.ext4.inode import CASEFOLD_FL, ENCRYPT_FL, EXTENTS_FL, INDEX_FL, Inode, InodeTable
 from guestkit.fs.ext4.xattr import parse_body
 
 Raw = tuple[bytes, int, int, int]  # name, inode, DT_*, cookie
 
+_MOST_MAPPED = 1 << 32  # bytes of a directory without extents
 _READ = 1 << 18  # bytes of a directory that one read takes at most
 _INLINE_START = 4  # the number of the parent stands before
 _WHOLE = 4  # blocks of a directory whose names are kept together
@@ -82,7 +83,9 @@ class Directories:
                 directory.inline = inline_data(inode, parse_body(inode.raw, inode.extra, external=True))
             else:
                 directory.map = mapping(self._blocks, self._table, inode)
-                directory.blocks = min(-(-inode.size // sup.block_size), 1 << 32)
+                # a block map could name one block for each byte of a directory that claims to be huge
+                most = 1 << 32 if inode.flags & EXTENTS_FL else _MOST_MAPPED // sup.block_size
+                directory.blocks = min(-(-inode.size // sup.block_size), most)
         except Corrupt as error:
             error.within(f"inode {ino}")
             raise
@@ -133,7 +136,7 @@ class Directories:
         size = self._super.block_size
         where = f"directory inode {directory.inode.ino}"
         first: Corrupt | None = None
-        budget = self._blocks.count
+        met: set[int] = set()
         most = max(1, _READ // size)
         runs = directory.map.runs(cookie // size, directory.blocks)
         while True:
@@ -147,9 +150,7 @@ class Directories:
             logical, physical, count = run
             if not physical:  # a hole holds no names
                 continue
-            budget -= count
-            if budget < 0:
-                raise Corrupt("directory", "size", found=directory.inode.size, expected="within the filesystem")
+            self._once(met, physical, where)
             for at in range(0, count, most):
                 take = min(most, count - at)
                 data = self._blocks.read(physical + at, take)
@@ -172,6 +173,13 @@ class Directories:
                     yield batch
         if first is not None:
             raise first
+
+    @staticmethod
+    def _once(met: set[int], block: int, where: str) -> None:
+        """Raises: Corrupt when a directory names a block again: a few tables can do so without end."""
+        if block in met:
+            raise Corrupt("directory", "block", found=block, expected="one that was not met before", where=where)
+        met.add(block)
 
     def _parse(self, directory: Directory, buf: bytes, base: int) -> Names:
         end = len(buf)
@@ -274,13 +282,11 @@ class Directories:
             return self._pick(directory, self._remembered(directory, 0), name)
         assert directory.map is not None
         flaw: Corrupt | None = None
-        budget = self._blocks.count
+        met: set[int] = set()
         for logical, physical, count in directory.map.runs(0, directory.blocks):
             if not physical:
                 continue
-            budget -= count
-            if budget < 0:
-                raise Corrupt("directory", "size", found=directory.inode.size, expected="within the filesystem")
+            self._once(met, physical, f"directory inode {directory.inode.ino}")
             for index in range(count):
                 try:
                     found = self._pick(directory, self._remembered(directory, logical + index, physical + index), name)

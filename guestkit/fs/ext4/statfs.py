@@ -13,12 +13,14 @@ from guestkit.fs.ext4.superblock import Superblock
 
 _MOST_RESERVED = 4096  # clusters that the kernel keeps for extent conversions
 _MOST_TABLE = 64 << 20  # bytes of descriptors that are summed (128 TiB); beyond, the superblock's own figures serve
+_MOST_PLACES = 8 << 20  # the same with bigalloc, where each group's metadata must be looked at
 
 
 def statvfs(superblock: Superblock, groups: Groups, journal_bytes: int) -> StatVfs:
     """`journal_bytes`: the size of the internal journal, 0 for none. Raises: SourceError, Corrupt."""
     ratio = superblock.cluster_ratio
-    if groups.table_blocks * superblock.block_size <= _MOST_TABLE:
+    most = _MOST_PLACES if superblock.ro_compat & f.BIGALLOC else _MOST_TABLE
+    if groups.table_blocks * superblock.block_size <= most:
         free_clusters, free_inodes = groups.free_counts()
         overhead = _overhead(superblock, groups, journal_bytes)
     else:
