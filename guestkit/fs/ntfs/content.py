@@ -1,0 +1,119 @@
+"""What an attribute holds: the Source of a resident, mapped or compressed attribute.
+
+Spec: libfsntfs documentation, "Data runs", "Compressed data". Behind the initialised size all bytes are zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from guestkit.errors import Corrupt, NeedKey, Unsupported
+from guestkit.fs.ntfs.record import COMPRESSED, ENCRYPTED, Piece
+from guestkit.fs.ntfs.runs import RunMap, Segment, decode_runs
+from guestkit.fs.ntfs.volume import Volume
+from guestkit.source import BytesSource, Extent, Leaf, Source
+
+
+class Contiguous(Leaf):
+    """An attribute in one run: its bytes are `size` of the device's at `start`, so there is nothing to resolve."""
+
+    __slots__ = ("_device", "_start", "size")
+
+    def __init__(self, device: Source, start: int, size: int) -> None:
+        self._device = device
+        self._start = start
+        self.size = size
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        self.check(offset, length)
+        start = self._start
+        for at, take, leaf, place in self._device.extents(start + offset, length) if length else ():
+            yield Extent(at - start, take, leaf, place)
+
+    def read_into(self, offset: int, buf: memoryview) -> None:
+        self.check(offset, len(buf))
+        self._device.read_into(self._start + offset, buf)
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            self.check(offset, length)
+        return self._device.read(self._start + offset, length)
+
+
+class Mapped(Source):
+    """An attribute's bytes: clusters where the runs say, zeros for holes and behind the initialised size."""
+
+    __slots__ = ("_initialized", "_map", "_volume", "_where", "size")
+
+    def __init__(self, volume: Volume, map: RunMap, size: int, initialized: int, where: str) -> None:
+        self._volume = volume
+        self._map = map
+        self._initialized = initialized
+        self._where = where
+        self.size = size
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        self.check(offset, length)
+        end = offset + length
+        stop = min(end, self._initialized)
+        if offset < stop:
+            cluster = self._volume.cluster
+            device = self._volume.device
+            try:
+                for vcn, lcn, count in self._map.runs(offset // cluster, (stop + cluster - 1) // cluster):
+                    low = max(vcn * cluster, offset)
+                    high = min((vcn + count) * cluster, stop)
+                    if lcn < 0:
+                        yield Extent(low, high - low, None, 0)
+                        continue
+                    shift = (lcn - vcn) * cluster
+                    for at, take, leaf, place in device.extents(low + shift, high - low):
+                        yield Extent(at - shift, take, leaf, place)
+            except Corrupt as error:
+                error.within(self._where)
+                raise
+            offset = stop
+        if offset < end:
+            yield Extent(offset, end - offset, None, 0)
+
+
+def open_pieces(volume: Volume, pieces: list[Piece], where: str) -> Source:
+    """Return the bytes of an attribute. `pieces`: all of it, ascending by VCN.
+
+    Raises: Corrupt; NeedKey when it is encrypted; Unsupported for an unknown way of compression.
+    """
+    first = pieces[0]
+    if first.value is not None:
+        return BytesSource(first.value)
+    if first.lowest:
+        raise Corrupt("attribute", "lowest_vcn", found=first.lowest, expected=0, where=where)
+    if first.flags & ENCRYPTED:
+        raise NeedKey("the file is encrypted by EFS", where=where)
+    size = first.size
+    if first.flags & 0xFF:
+        if first.flags & 0xFF != COMPRESSED:
+            raise Unsupported("NTFS compression method", bit=first.flags & 0xFF, where=where)
+        map = run_map(volume, pieces, where)
+        from guestkit.fs.ntfs.compressed import compressed_source
+
+        return compressed_source(volume, map, first, where)
+    if len(pieces) == 1 and first.highest >= 0 and first.initialized == size:
+        try:
+            runs = decode_runs(Segment(0, first.highest, first.runs), volume.clusters)
+        except Corrupt as error:
+            error.within(where)
+            raise
+        if len(runs) == 1 and runs[0][1] >= 0 and runs[0][2] * volume.cluster >= size:
+            return Contiguous(volume.device, runs[0][1] * volume.cluster, size)
+    return Mapped(volume, run_map(volume, pieces, where), size, first.initialized, where)
+
+
+def run_map(volume: Volume, pieces: list[Piece], where: str) -> RunMap:
+    """Return the runs of an attribute that is not resident. Raises: Corrupt."""
+    try:
+        if any(piece.value is not None for piece in pieces):
+            raise Corrupt("attribute", "non_resident", found="both kinds of pieces")
+        return RunMap([Segment(piece.lowest, piece.highest, piece.runs) for piece in pieces], volume.clusters)
+    except Corrupt as error:
+        error.within(where)
+        raise
