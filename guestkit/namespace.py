@@ -102,6 +102,7 @@ class MountTable:
     def __init__(self, *, first_index: int = 1) -> None:
         self.root = 0
         self.prefix = b""
+        self.drives: dict[bytes, bytes] = {}  # "c:" or "volume{...}" -> path from the confinement root, for NTFS links
         self.mounts: dict[int, Mount] = {}
         self._covered: dict[int, int] = {}  # node -> node of the root mounted there
         self._next = first_index
@@ -218,10 +219,13 @@ class MountTable:
     def readlink(self, node: int) -> bytes:
         """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest."""
         index, key = split_node(node)
-        return self._posix_target(self._fs(index).readlink(key))
+        return self._posix_target(self._fs(index).readlink(key), index)
 
-    def _posix_target(self, link: Link) -> bytes:
-        return link.target
+    def _posix_target(self, link: Link, index: int) -> bytes:
+        if not link.kind.startswith("ntfs-"):
+            return link.target
+        mount = self.mounts[index]
+        return link.posix(mount.path[len(self.mounts[mount.confine].path) :], self.drives)
 
     def confined(self, directory: int, target: bytes) -> bytes:
         """Rewrite a link's target, met in `directory`, so that the host's kernel stays inside this tree.

@@ -142,9 +142,9 @@ FORMATS: tuple[Format, ...] = (
     Format("ext2", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("ext4dev", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("jbd", "other", _EXT, _EXT_PROBE),
-    Format("ntfs", "filesystem", ((3, b"NTFS    "),), "guestkit.fs.ntfs.probe:probe"),
-    Format("exfat", "filesystem", ((3, b"EXFAT   "),), "guestkit.fs.fat.probe:probe_exfat"),
-    Format("vfat", "filesystem", _FAT, "guestkit.fs.fat.probe:probe_vfat"),
+    Format("ntfs", "filesystem", ((3, b"NTFS    "),), "guestkit.fs.ntfs.probe:probe", "guestkit.fs.ntfs:open"),
+    Format("exfat", "filesystem", ((3, b"EXFAT   "),), "guestkit.fs.exfat.probe:probe"),
+    Format("vfat", "filesystem", _FAT, "guestkit.fs.fat.probe:probe", "guestkit.fs.fat:open"),
     Format(
         "swsuspend",
         "other",

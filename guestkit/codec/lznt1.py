@@ -4,21 +4,29 @@ A unit is a row of chunks, each of which stands for 4096 bytes of the file. A ch
 less 3, the signature 3, and whether it is compressed or stored. A header of zero, or the end of the data, ends the
 unit: what follows in its last cluster is whatever was there before. As in Windows and ntfs-3g, a chunk that makes less
 than 4096 bytes is filled up with zeros when another follows, and flags for tokens past a chunk's end mean nothing.
+
+The tokens of a chunk are left to libfwnt's Python bindings when they are installed; what these refuse is tried here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from struct import Struct
 
 from guestkit.errors import Corrupt
 
 _CHUNK = 4096
 
-# What the eight flags of a group mean: how many literals come before each match, and how many after the last.
-_RUNS = [tuple(len(run) for run in f"{flags:08b}"[::-1].split("1")) for flags in range(256)]
-_GROUPS = [(runs[:-1], runs[-1]) for runs in _RUNS]
-
-# How a token splits at each place of a chunk: the shift that leaves the distance, and the mask of the length.
-# The distance gets as many bits as the place needs, 4 at least.
+# How a match splits at each place of a chunk: the shift that leaves the distance less 1, and the mask of the length
+# less 3. The distance has as many bits as the place needs, 4 at least.
 _SPLITS = [(16 - bits, 0xFFFF >> bits) for bits in (max(4, (place - 1).bit_length()) for place in range(_CHUNK))]
+
+# For each value of the flags, a group's eight tokens: literals, match, literals, ... with empty literals between two
+# matches, so that they take turns.
+_GROUPS = [Struct("<" + "H".join(f"{len(run)}s" for run in f"{flags:08b}"[::-1].split("1"))) for flags in range(256)]
+_TOKENS = [(group.unpack_from, group.size + 1) for group in _GROUPS]
 
 
 def decompress(data: bytes | memoryview, size: int) -> bytes:
@@ -28,61 +36,100 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     Raises: Corrupt.
     """
     data = bytes(data)
-    out = bytearray()
+    expand = _library()
+    made = bytearray()
     place, limit = 0, len(data)
-    while len(out) < size and place + 2 <= limit:
+    while len(made) < size and place + 2 <= limit:
         header = data[place] | data[place + 1] << 8
         if not header:
             break
+        end = place + (header & 0xFFF) + 3
         if header & 0x7000 != 0x3000:
             raise Corrupt(f"LZNT1 chunk at byte {place}", "header", found=header)
-        end = place + (header & 0xFFF) + 3
         if end > limit:
             raise Corrupt(f"LZNT1 chunk at byte {place}", "bytes", found=limit - place, expected=end - place)
-        if len(out) % _CHUNK:
-            out += bytes(-len(out) % _CHUNK)
-        chunk = data[place + 2 : end]
+        if len(made) % _CHUNK:
+            made += bytes(-len(made) % _CHUNK)
         if header & 0x8000:
-            _expand(chunk, out, place)
+            try:
+                made += expand(data[place:end])
+            except Corrupt as error:
+                error.within(f"LZNT1 chunk at byte {place}")
+                raise
         else:
-            out += chunk
+            made += data[place + 2 : end]
         place = end
-    return bytes(out[:size])
+    return bytes(made[:size])
 
 
-def _expand(chunk: bytes, out: bytearray, place: int) -> None:
-    """Append what the tokens of a compressed chunk stand for; `place` is for the message of an error."""
-    base = len(out)
-    at, end = 0, len(chunk)
+def _expand(chunk: bytes) -> bytearray:
+    """Return what the tokens of a compressed chunk, which follow its header, stand for."""
+    out = bytearray()
+    tokens, splits = _TOKENS, _SPLITS
+    at, end = 2, len(chunk)
     try:
         while at < end:
             flags = chunk[at]
-            at += 1
             if not flags:
-                out += chunk[at : at + 8]
-                at += 8
+                out += chunk[at + 1 : at + 9]
+                at += 9
                 continue
-            runs, rest = _GROUPS[flags]
-            for run in runs:
-                if run:
-                    out += chunk[at : at + run]
-                    at += run
-                token = chunk[at] | chunk[at + 1] << 8
-                now = len(out)
-                shift, mask = _SPLITS[now - base]
-                at += 2
-                length = (token & mask) + 3
-                start = now - 1 - (token >> shift)
-                if start < base:
-                    raise Corrupt(f"LZNT1 chunk at byte {place}: a match from before its start")
-                if start + length <= now:
-                    out += out[start : start + length]
-                else:
-                    out += (out[start:] * (length // (now - start) + 1))[:length]
-            out += chunk[at : at + rest]
-            at += rest
+            unpack, length = tokens[flags]
+            group = at + 1
+            at += length
+            parts = iter(unpack(chunk, group) if at <= end else _unfinished(chunk, group, flags))
+            for literals in parts:
+                if literals:
+                    out += literals
+                for match in parts:
+                    now = len(out)
+                    shift, mask = splits[now]
+                    start = now + ~(match >> shift)
+                    length = (match & mask) + 3
+                    if start < 0:
+                        raise Corrupt("a match", "start", found=start)
+                    if start + length <= now:
+                        out += out[start : start + length]
+                    else:
+                        out += (out[start:] * (length // (now - start) + 1))[:length]
+                    break
     except IndexError:
-        if at < end:  # half a token, or one past the chunk's 4096 bytes
-            raise Corrupt(f"LZNT1 chunk at byte {place}: a broken match") from None
-    if len(out) - base > _CHUNK:
-        raise Corrupt(f"LZNT1 chunk at byte {place}", "size", found=len(out) - base)
+        raise Corrupt("a match", "place", found=now) from None
+    if len(out) > _CHUNK:
+        raise Corrupt("the size", found=len(out))
+    return out
+
+
+def _unfinished(chunk: bytes, at: int, flags: int) -> list[bytes | int]:
+    """Return the tokens of a chunk's last group, which has fewer than eight: literals and matches in turn."""
+    parts: list[bytes | int] = []
+    literals = b""
+    while at < len(chunk):
+        if flags & 1:
+            if at + 1 == len(chunk):
+                raise Corrupt("half a match")
+            parts += literals, chunk[at] | chunk[at + 1] << 8
+            literals = b""
+            at += 2
+        else:
+            literals += chunk[at : at + 1]
+            at += 1
+        flags >>= 1
+    return [*parts, literals]
+
+
+@cache
+def _library() -> Callable[[bytes], bytes | bytearray]:
+    try:
+        decompress: Callable[[bytes, int], bytes] = import_module("pyfwnt").lznt1_decompress
+    except ImportError:
+        return _expand
+
+    def expand(chunk: bytes) -> bytes | bytearray:
+        try:
+            made = decompress(chunk, _CHUNK)
+        except OSError:
+            return _expand(chunk)
+        return made if len(made) == _CHUNK else _expand(chunk)
+
+    return expand

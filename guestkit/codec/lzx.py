@@ -127,7 +127,7 @@ class _Block:
         self.main = huffman.table(main, _entries(), "LZX main code")
         _read_lengths(bits, lengths, 0, _LENGTHS)
         self.lengths = huffman.table(lengths, _plain(), "LZX length code")
-        if not self.main[0] or aligned and not self.aligned[0]:
+        if not self.main[0] or (aligned and not self.aligned[0]):
             raise Corrupt("LZX block: a code without symbols")
 
     def expand(self, out: bytearray, end: int, recent: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -4,12 +4,16 @@
 from their highest bit on. Symbols to 255 are literals; the others are matches: the low four bits their length less 3,
 the high four how many bits the distance has below its leading one. A length of 15 goes on in bytes that lie in the
 midst of the words, at the place up to where a decoder has read that always holds 16 bits or more.
+
+libfwnt's Python bindings do the work when they are installed; what these refuse is tried here.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 
 from guestkit.codec import huffman
 from guestkit.errors import Corrupt
@@ -42,6 +46,10 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     if len(data) < _TABLE:
         raise Corrupt("XPRESS chunk", "bytes", found=len(data))
     data = bytes(data)
+    return _library()(data, size)
+
+
+def _decompress(data: bytes, size: int) -> bytes:
     lengths = bytearray(_SYMBOLS)
     lengths[::2] = data[:_TABLE].translate(_LOW)
     lengths[1::2] = data[:_TABLE].translate(_HIGH)
@@ -136,3 +144,23 @@ def _entries() -> list[list[_Entry]]:
         row += [(length + (n >> 4), -1, 1 << (n >> 4), (n & 15) + 3) for n in range(256)]
         rows.append(row)
     return rows
+
+
+@cache
+def _library() -> Callable[[bytes, int], bytes]:
+    try:
+        library: Callable[[bytes, int], bytes] = import_module("pyfwnt").lzxpress_huffman_decompress
+    except ImportError:
+        return _decompress
+
+    def decompress(data: bytes, size: int) -> bytes:
+        # it goes on past the end of the chunk: what depends on the bytes there is wrong
+        try:
+            made = library(data + bytes(_REFILL), size)
+            if len(made) == size and made == library(data + b"\xff" * _REFILL, size):
+                return made
+        except OSError:
+            pass
+        return _decompress(data, size)
+
+    return decompress

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,10 +48,32 @@ class DirEntry(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A symbolic link's target; `kind` is "posix", or an NTFS kind that the namespace translates."""
+    """A symbolic link's target, its components separated by "/".
+
+    kind: "posix" or "ntfs-relative": as it stands; "ntfs-rooted": from the root of the link's own volume;
+    "ntfs-symlink", "ntfs-junction": what stands before the first "/" is a drive ("C:"), a volume ("Volume{...}") or
+    another device.
+    """
 
     kind: str
     target: bytes
+
+    def posix(self, own: bytes = b"", drives: Mapping[bytes, bytes] | None = None) -> bytes:
+        """The target as a POSIX path.
+
+        `own`: the path of the link's own volume, b"" for the root; `drives`: those of drives and volumes, in lower
+        case. A drive that is not known is taken for the link's own; another device is looked for in "/.NTFS-3G",
+        where ntfs-3g has its user define it.
+        """
+        if self.kind in ("posix", "ntfs-relative"):
+            return self.target
+        if self.kind == "ntfs-rooted":
+            return own + self.target
+        head, _, rest = self.target.partition(b"/")
+        found = (drives or {}).get(head.lower())
+        if found is None:
+            found = own if head[1:] == b":" else own + b"/.NTFS-3G/" + head
+        return found + b"/" + rest
 
 
 class Subvolume(NamedTuple):

@@ -18,7 +18,7 @@ FLOORS = (
     ("limits", "checksum"),
     ("codec", "crypto"),
     ("source",),
-    ("resolve", "decoded", "probe", "files"),
+    ("resolve", "decoded", "probe", "files", "chains", "ownership"),
     ("image", "volume", "fs", "hive"),
     ("registry",),
     ("guest",),

@@ -73,11 +73,20 @@ def parse_names(
     wide = block_size > 0xFFFF
     unpack = _unpack
     at = start
+    usual = shown is None and not slash and not wide
+    last = end - 8
     while at < end:
-        if end - at < 8:
+        if at > last:
             flaw = flaw or Corrupt("directory entry", "length", found=end - at, expected="at least 8")
             break
         ino, length, name_len, kind = unpack(buf, at)
+        if usual and first <= ino <= limit and 2 < name_len <= length - 8 and not length & 3 and at + length <= end:
+            name = buf[at + 8 : at + 8 + name_len]
+            at += length
+            if b"\0" not in name:
+                append((name, ino, types[kind], base + at))
+                continue
+            at -= length
         if wide:
             length = _record_length(length, block_size)
         behind = at + length

@@ -22,7 +22,7 @@ from guestkit.errors import (
     Unsupported,
     WouldBlock,
 )
-from guestkit.fs.base import DirEntry, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
@@ -36,6 +36,7 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
+_MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
 _BATCH = 4096  # entries whose inodes are read together
 _SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
@@ -91,7 +92,7 @@ class Ext4(FileSystem):
 
     def _stats(self, entries: list[Raw]) -> dict[int, Stat | None]:
         """The stat of each entry's inode; None, and a problem, where stat() would raise."""
-        found = self.table.stat_many([entry[1] for entry in entries])
+        found = self.table.stat_many(sorted([entry[1] for entry in entries]))  # in the order of the tables
         if not found.bad and not self._encrypts:
             return found.stats
         for ino, error in found.bad.items():
@@ -115,11 +116,12 @@ class Ext4(FileSystem):
             try:
                 for batch in self._directories.batches(self._directories.open(current)):
                     stats = self._stats(batch)
-                    for name, ino, _, _ in batch:
+                    for name, ino, kind, _ in batch:
                         path = prefix + name
                         status = stats[ino]
                         yield path, ino, status
-                        if status is not None and status[1] & 0xF000 == 0x4000:
+                        # an entry may lie about its type; only one that says "directory" or nothing is looked at
+                        if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
                             if ino in above:
                                 self.damage.add(f"inode {ino}", "directory is its own ancestor")
                             else:

@@ -24,6 +24,7 @@ CASEFOLD_FL, ENCRYPT_FL, INDEX_FL, HUGE_FILE_FL = 0x40000000, 0x800, 0x1000, 0x4
 EXTENTS_FL, EA_INODE_FL, INLINE_DATA_FL = 0x80000, 0x200000, 0x10000000
 _HURD = 1
 _WATCHED = INDEX_FL | CASEFOLD_FL | INLINE_DATA_FL
+_UNUSUAL = _WATCHED | HUGE_FILE_FL
 
 _BASE = {
     "i_mode": (0x0, "H"),
@@ -71,6 +72,7 @@ _NS = 1_000_000_000
 _PAGE = 4096  # bytes of an inode table that one read takes at least
 _RUN_PAGES = 64  # pages that one bulk read takes at most
 _GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
+_PLAIN = frozenset((0x4000, 0x8000, 0xA000))  # directories, files, links
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 
 
@@ -163,40 +165,49 @@ class InodeTable:
         bad: dict[int, GuestkitError] = {}
         wanted: dict[int, list[int]] = {}
         first, last = self._super.first_ino, self._super.inodes_count
-        per_group, per_page, size = self._per_group, self._per_page, self._size
+        per_group, per_page = self._per_group, self._per_page
+        low = high = 0  # the inodes of the page that the last one stood in: neighbours come together
+        members: list[int] = []
         for ino in inos:
-            if (first <= ino <= last) or ino == ROOT_INO:
+            if not low <= ino < high:
+                if not (first <= ino <= last) and ino != ROOT_INO:
+                    bad[ino] = NotFound(f"inode {ino} is none that can be reached")
+                    continue
                 group, index = divmod(ino - 1, per_group)
-                where = group << 32 | index // per_page
-                if where in wanted:
-                    wanted[where].append(ino)
-                else:
-                    wanted[where] = [ino]
-            else:
-                bad[ino] = NotFound(f"inode {ino} is none that can be reached")
+                page = index // per_page
+                low = group * per_group + page * per_page + 1
+                high = min(low + per_page, (group + 1) * per_group + 1)
+                if low <= first:
+                    low = high = 0  # reserved ones stand in this page
+                where = group << 32 | page
+                members = wanted.setdefault(where, [])
+            members.append(ino)
         pages = self._load_many(sorted(wanted))
-        decode = self._decode
+        bulk = self._decode_page if self._verify and self._size > 128 else self._decode_each
         for where, members in wanted.items():
             data = pages[where]
-            if not isinstance(data, bytes):
+            if isinstance(data, bytes):
+                bulk(data, (where >> 32) * per_group + (where & 0xFFFFFFFF) * per_page + 1, members, stats, bad)
+            else:
                 for ino in members:
                     bad[ino] = data
-                continue
-            base = (where >> 32) * per_group + (where & 0xFFFFFFFF) * per_page + 1
-            if self._verify and size > 128:
-                sums = self._checksums(data, base, members)
-            else:
-                sums = [-1] * len(members)
-            for ino, found in zip(members, sums, strict=True):
-                try:
-                    stats[ino] = decode(ino, data, (ino - base) * size, found)
-                except GuestkitError as error:
-                    bad[ino] = error.within(f"inode {ino}")
         return Found(stats, bad)
 
-    def _checksums(self, data: bytes, base: int, members: list[int]) -> list[int]:
-        """The 32-bit checksums that `members` of a page whose first inode is `base` should have."""
-        size = self._size
+    def _decode_each(
+        self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
+    ) -> None:
+        """Decode `members` of the page `data`, whose first inode is `base`."""
+        for ino in members:
+            try:
+                stats[ino] = self._decode(ino, data, (ino - base) * self._size)
+            except GuestkitError as error:
+                bad[ino] = error.within(f"inode {ino}")
+
+    def _decode_page(
+        self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
+    ) -> None:
+        """As _decode_each, with 32-bit checksums: what is usual is decoded here, and the rest by _decode."""
+        size, block_size, huge = self._size, self._block_size, self._huge
         blank = bytes(len(data) // size)
         page = bytearray(data)  # with the checksum fields, which count as zeros, cleared in all at once
         for column in (0x7C, 0x7D, 0x82, 0x83):
@@ -205,11 +216,41 @@ class InodeTable:
         extend = self._extend
         assert extend is not None
         seed = self._seed ^ 0xFFFFFFFF
-        found = []
+        most = size - 128
+        unpack, new, number = _unpack_large, _new, _number
         for ino in members:
             at = (ino - base) * size
-            found.append(extend(seed, _number(ino) + clean[at + 0x64 : at + 0x68] + clean[at : at + size]) ^ 0xFFFFFFFF)
-        return found
+            end = at + size
+            (
+                mode, uid, length, atime, ctime, mtime, gid, links, blocks, flags,
+                size_high, blocks_hi, uid_high, gid_high, checksum,
+                extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x,
+            ) = unpack(data, at)  # fmt: skip
+            found = extend(seed, number(ino) + clean[at + 0x64 : at + 0x68] + clean[at:end]) ^ 0xFFFFFFFF
+            if (
+                found != checksum | checksum_hi << 16
+                or not 24 <= extra <= most
+                or extra & 3
+                or not links
+                or mode & 0xF000 not in _PLAIN
+                or flags & _UNUSUAL
+                or size_high | uid_high | gid_high
+                or (blocks_hi and huge)
+                or (atime_x | mtime_x | ctime_x | crtime_x) & 3
+            ):
+                try:
+                    stats[ino] = self._decode(ino, data, at, found)
+                except GuestkitError as error:
+                    bad[ino] = error.within(f"inode {ino}")
+                continue
+            stats[ino] = new(
+                Stat,
+                (
+                    ino, mode, links, uid, gid, 0, length, block_size, blocks,
+                    atime * 1_000_000_000 + (atime_x >> 2), mtime * 1_000_000_000 + (mtime_x >> 2),
+                    ctime * 1_000_000_000 + (ctime_x >> 2), crtime * 1_000_000_000 + (crtime_x >> 2),
+                ),
+            )  # fmt: skip
 
     def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)

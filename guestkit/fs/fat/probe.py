@@ -1,6 +1,6 @@
-"""Recognition of FAT12, FAT16, FAT32 ("vfat") and exFAT by their boot sectors and root directories.
+"""Recognition of FAT12, FAT16 and FAT32 ("vfat") by their boot sectors and root directories.
 
-Spec: Microsoft fatgen103 and the exFAT specification. Which boot sectors count, that the label is the root
+Spec: Microsoft fatgen103. Which boot sectors count, that the label is the root
 directory's and not the boot sector's, and the form of the UUID are libblkid's.
 """
 
@@ -16,12 +16,12 @@ _MAX_CLUSTERS_WALKED = 100  # of a root directory, in search of the label
 _MAX_ROOT = 1 << 17  # bytes of a fixed root directory that are searched
 
 
-def _serial(raw: bytes) -> str:
+def serial_text(raw: bytes) -> str:
     """A volume serial number as mount and blkid write it; "" when it is zero."""
     return f"{raw[3]:02X}{raw[2]:02X}-{raw[1]:02X}{raw[0]:02X}" if any(raw) else ""
 
 
-def probe_vfat(window: Window) -> Detected | None:
+def probe(window: Window) -> Detected | None:
     """Check the boot sector as strictly as libblkid does, so that an MBR is not taken for one."""
     raw = window.at(0, 512)
     if not raw:
@@ -62,7 +62,7 @@ def probe_vfat(window: Window) -> Detected | None:
         type="vfat",
         usage="filesystem",
         label=label_text(name or b""),
-        uuid=_serial(serial) if signature in (0x28, 0x29) else "",
+        uuid=serial_text(serial) if signature in (0x28, 0x29) else "",
         version=version,
         block_size=sector,
     )
@@ -93,38 +93,3 @@ def _label_in_chain(window: Window, cluster: int, fat: int, data: int, size: int
         entry = window.at(fat + cluster * 4, 4)
         cluster = int.from_bytes(entry, "little") & 0x0FFFFFFF
     return None
-
-
-def probe_exfat(window: Window) -> Detected | None:
-    raw = window.at(0, 120)
-    if not raw or any(raw[11:64]):
-        return None
-    fat, _, heap, clusters, root = struct.unpack_from("<IIIII", raw, 80)
-    revision, _, sector_bits, cluster_bits, fats = struct.unpack_from("<HHBBB", raw, 104)
-    if not 9 <= sector_bits <= 12 or cluster_bits > 25 - sector_bits or fats not in (1, 2) or not fat or not heap:
-        return None
-    label = ""
-    size = 1 << sector_bits + cluster_bits
-    part = min(size, 1 << 16)
-    cluster = root
-    for _ in range(_MAX_CLUSTERS_WALKED):
-        if not 2 <= cluster < clusters + 2:
-            break
-        directory = window.at((heap << sector_bits) + (cluster - 2) * size, part)
-        kinds = directory[::32]
-        at = kinds.find(0x83)
-        if at >= 0:
-            length = min(directory[at * 32 + 1], 11)
-            label = label_text(directory[at * 32 + 2 : at * 32 + 2 + 2 * length], "utf-16-le")
-            break
-        if 0 in kinds or not kinds:
-            break
-        cluster = int.from_bytes(window.at((fat << sector_bits) + cluster * 4, 4), "little")
-    return Detected(
-        type="exfat",
-        usage="filesystem",
-        label=label,
-        uuid=_serial(raw[100:104]),
-        version=f"{revision >> 8}.{revision & 0xFF}",
-        block_size=1 << sector_bits,
-    )

@@ -73,7 +73,7 @@ def parse_boot(buf: bytes) -> Boot:
         raise Corrupt(name, "clusters_per_index_record", found=found["clusters_per_index_record"])
     sectors = found["number_of_sectors"]
     clusters = sectors // per_cluster
-    if not 0 < clusters or sectors >> 54:
+    if not clusters or sectors >> 54:
         raise Corrupt(name, "number_of_sectors", found=sectors)
     for field in ("mft_lcn", "mftmirr_lcn"):
         if not 0 <= found[field] < clusters:

@@ -57,7 +57,7 @@ class Node(NamedTuple):
 class Index:
     """One index of an inode: its root, and where its blocks are."""
 
-    __slots__ = ("_volume", "block_size", "blocks", "rule", "root", "source", "type", "unit", "where")
+    __slots__ = ("_volume", "block_size", "blocks", "root", "rule", "source", "type", "unit", "where")
 
     def __init__(self, volume: Volume, inode: Inode, name: bytes) -> None:
         """Raises: Corrupt when the inode has no such index, or its root is damaged."""

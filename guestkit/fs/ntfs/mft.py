@@ -60,7 +60,6 @@ class Table:
         self._bootstrap()
 
     def _bootstrap(self) -> None:
-        volume = self._volume
         own = self.record(0)
         pieces = parse_pieces(own)
         data = sorted(_unnamed_data(pieces), key=lambda piece: piece.lowest)
@@ -85,9 +84,7 @@ class Table:
 
     def _use(self, pieces: Sequence[Piece]) -> None:
         first = pieces[0]
-        map = RunMap(
-            [Segment(piece.lowest, piece.highest, piece.runs) for piece in pieces], self._volume.clusters
-        )
+        map = RunMap([Segment(piece.lowest, piece.highest, piece.runs) for piece in pieces], self._volume.clusters)
         size = min(first.initialized, map.end * self._volume.cluster)
         self._source = open_pieces(self._volume, [first._replace(initialized=size, size=size), *pieces[1:]], "$MFT")
         self.count = size // self.record_size
@@ -145,7 +142,7 @@ class Table:
             while stop < total and numbers[stop] - last <= gap and numbers[stop] - first < most:
                 last = numbers[stop]
                 stop += 1
-            if not 0 <= first or last >= self.count:
+            if first < 0 or last >= self.count:
                 for number in numbers[at:stop]:
                     yield number, self._one(number)
             else:

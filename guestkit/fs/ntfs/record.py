@@ -163,7 +163,7 @@ def _nonresident(buf: bytes, at: int, length: int, kind: int, name: bytes, flags
     if not lowest:
         allocated, size, initialized = sizes_head(buf, at + 40)
         packed = allocated
-        if flags & (_COMPRESSION_MASK | SPARSE) and unit and length >= 72 and runs_at >= 72:
+        if flags & (_COMPRESSION_MASK | SPARSE) and runs_at >= 72 and length >= 72:
             packed = int.from_bytes(buf[at + 64 : at + 72], "little")
         if size < 0 or initialized < 0 or allocated < 0:
             raise Corrupt(what, "data_size", found=size)

@@ -1,0 +1,235 @@
+"""Ntfs: the FileSystem, put together from the rooms of this package.
+
+Spec: libfsntfs documentation; what a name, a link or a figure shows is what ntfs-3g shows, but that compressed system
+files (WOF) are read, and files whose content is elsewhere (deduplicated, in a cloud) are refused by name and not shown
+as links. An inode key is the number of an MFT record. Left out: writing, $LogFile, decryption, the change journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from guestkit.errors import (
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+    SourceError,
+    Unsupported,
+    WouldBlock,
+)
+from guestkit.fs.base import DirEntry, FileSystem, Link, Problems, Stat, StatVfs
+from guestkit.fs.ntfs import record as r
+from guestkit.fs.ntfs import reparse
+from guestkit.fs.ntfs.directory import ROOT, Directories
+from guestkit.fs.ntfs.inode import Inode, Inodes
+from guestkit.fs.ntfs.links import Links
+from guestkit.fs.ntfs.mft import Table
+from guestkit.fs.ntfs.names import to_utf16
+from guestkit.fs.ntfs.security import Security
+from guestkit.fs.ntfs.state import VolumeInformation, read_state, read_volume
+from guestkit.fs.ntfs.statfs import statvfs
+from guestkit.fs.ntfs.status import REPARSE, WOF_STREAM, Status
+from guestkit.fs.ntfs.volume import Options, Volume
+from guestkit.fs.ntfs.wof import wof_source
+from guestkit.fs.ntfs.xattr import Attributes
+from guestkit.source import BytesSource, Source
+
+_new = tuple.__new__
+_BATCH = 4096  # entries whose records are read together
+_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
+
+
+class Ntfs(FileSystem):
+    """One NTFS volume."""
+
+    kind = "ntfs"
+    root = ROOT
+
+    def __init__(self, volume: Volume, options: Options, damage: Problems) -> None:
+        """Raises: Corrupt when $MFT or the root directory cannot be used."""
+        super().__init__()
+        self.damage = damage
+        self.volume = volume
+        self.table = Table(volume)
+        self.inodes = Inodes(volume, self.table)
+        self._directories = Directories(volume, self.inodes, options.show_sys_files, options.ignore_case)
+        self._links = Links(volume, self._directories)
+        self._status = Status(self.inodes, self._links, options)
+        self._attributes = Attributes(self._status, Security(volume, self.inodes))
+        self.uuid = volume.boot.uuid
+        self.case_sensitive = not options.ignore_case
+        try:
+            self.information = read_volume(self.inodes)
+        except (Corrupt, NotFound) as error:
+            damage.add("$Volume", error)
+            self.information = VolumeInformation("", 0, 0, 1)
+        self.label = self.information.label
+        if not self.inodes.read(ROOT).is_directory:
+            raise Corrupt("MFT record 5", "flags", expected="the root directory")
+        self.state = read_state(volume, self.inodes, self._directories, self.information.flags)
+
+    # names
+
+    def stat(self, ino: int) -> Stat:
+        return self._status.stat(ino)
+
+    def lookup(self, directory: int, name: bytes) -> int:
+        reference = self._directories.lookup(directory, name)
+        number = reference & r.REFERENCE
+        try:
+            record = self.table.record(number)
+        except NotFound:
+            raise Corrupt("index entry", "MFT record", found=number, where=f"directory inode {directory}") from None
+        if not record.flags & r.IN_USE or record.base:
+            raise Corrupt("MFT record", "flags", expected="a file in use", where=f"inode {number}")
+        if reference >> 48 not in (0, record.sequence):
+            expected = reference >> 48
+            raise Corrupt(
+                "MFT record", "sequence number", found=record.sequence, expected=expected, where=f"inode {number}"
+            )
+        return number
+
+    def parent(self, directory: int) -> int:
+        return self._directories.parent(directory)
+
+    def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
+        for batch in self._directories.batches(directory, cookie):
+            for name, reference, kind, behind in batch:
+                yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind))
+
+    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        for batch in self._joined(directory, cookie):
+            stats = self._stats([entry[1] for entry in batch])
+            for name, reference, kind, behind in batch:
+                yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind)), stats[reference]
+
+    def _joined(self, directory: int, cookie: int = 0) -> Iterator[list[tuple[bytes, int, int, int]]]:
+        """The batches of a directory, small ones joined: a block holds some forty names."""
+        held: list[tuple[bytes, int, int, int]] = []
+        batches = self._directories.batches(directory, cookie)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Corrupt:
+                if held:
+                    yield held
+                raise
+            if batch is None:
+                break
+            held += batch
+            if len(held) >= _BATCH:
+                yield held
+                held = []
+        if held:
+            yield held
+
+    def _stats(self, references: list[int]) -> dict[int, Stat | None]:
+        """The stat of each file reference; None, and a problem, where stat() would raise."""
+        stats: dict[int, Stat | None] = {}
+        by_number = self._status.many(references)
+        for reference in references:
+            number = reference & 0xFFFFFFFFFFFF
+            found = by_number[number]
+            if isinstance(found, GuestkitError):
+                if isinstance(found, WouldBlock):
+                    raise found
+                self.damage.add(f"inode {number}", found)
+                stats[reference] = None
+            else:
+                stats[reference] = found
+        return stats
+
+    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+        start = ROOT if directory is None else directory
+        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        while pending:
+            prefix, current, above = pending.pop()
+            above = (*above, current)
+            try:
+                for batch in self._joined(current):
+                    stats = self._stats([entry[1] for entry in batch])
+                    for name, reference, _, _ in batch:
+                        path = prefix + name
+                        number = reference & 0xFFFFFFFFFFFF
+                        status = stats[reference]
+                        yield path, number, status
+                        if status is not None and status[1] & 0xF000 == 0x4000:
+                            if number in above:
+                                self.damage.add(f"inode {number}", "directory is its own ancestor")
+                            else:
+                                pending.append((path + b"/", number, above))
+            except _SKIPPED as error:
+                self.damage.add(f"inode {current}", error)
+
+    # contents
+
+    def open(self, ino: int, stream: bytes = b"") -> Source:
+        inode = self.inodes.read(ino)
+        if stream:
+            return self._stream(inode, stream)
+        attributes = self._status.information(inode)[4]
+        if attributes & 0x404 or inode.is_directory:
+            kind, point = self._status.kind(inode)
+            if kind == 0x4000:
+                raise IsADirectory(where=inode.where)
+            if kind != 0x8000:
+                raise InvalidArgument("not a regular file", where=inode.where)
+            if attributes & REPARSE:
+                if point is None:
+                    raise Corrupt("inode", "$REPARSE_POINT", expected="one", where=inode.where)
+                return self._reparsed(inode, point)
+        return inode.open(r.DATA) or BytesSource(b"")
+
+    def _reparsed(self, inode: Inode, point: reparse.Reparse) -> Source:
+        if point.tag != reparse.WOF:
+            raise Unsupported(reparse.feature(point.tag), where=inode.where)
+        data = inode.head(r.DATA)
+        stream = inode.open(r.DATA, WOF_STREAM)
+        size = data.size if data is not None else 0
+        return wof_source(point.data, stream, size, self.volume.limits, inode.where)
+
+    def _stream(self, inode: Inode, stream: bytes) -> Source:
+        name = to_utf16(stream)
+        if name and name in inode.names(r.DATA):
+            found = inode.open(r.DATA, name)
+            if found is not None:
+                return found
+        raise NotFound(f"no stream {stream!r}", where=inode.where)
+
+    def readlink(self, ino: int) -> Link:
+        inode = self.inodes.read(ino)
+        kind, point = self._status.kind(inode)
+        if kind != 0xA000:
+            raise InvalidArgument("not a symbolic link", where=inode.where)
+        return self._links.read(inode, point)
+
+    def streams(self, ino: int) -> Sequence[tuple[bytes, int]]:
+        return [(name, size) for name, _, size in self._attributes.streams(self.inodes.read(ino))]
+
+    def xattr_names(self, ino: int) -> Sequence[bytes]:
+        return self._attributes.names(self.inodes.read(ino))
+
+    def xattr(self, ino: int, name: bytes) -> bytes:
+        return self._attributes.value(self.inodes.read(ino), name)
+
+    # the whole
+
+    def statvfs(self) -> StatVfs:
+        return statvfs(self.volume, self.inodes)
+
+    def details(self) -> dict[str, object]:
+        boot, told = self.volume.boot, self.information
+        return {
+            "version": f"{told.major}.{told.minor}",
+            "volume_flags": told.flag_names,
+            "sector_size": boot.sector_size,
+            "cluster_size": boot.cluster_size,
+            "record_size": boot.record_size,
+            "index_block_size": boot.index_size,
+            "clusters": boot.clusters,
+            "records": self.table.count,
+            "serial_number": self.uuid,
+        }

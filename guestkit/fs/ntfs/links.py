@@ -1,0 +1,87 @@
+"""Links: the target of a symbolic link, junction or mount point, in the case that the volume has.
+
+Windows finds names in any case; where a link leads into its own volume, its target is written as the names are
+stored, as ntfs-3g does, so that it can be followed. What is not found is left as it stands.
+"""
+
+from __future__ import annotations
+
+from guestkit.errors import Corrupt, GuestkitError, WouldBlock
+from guestkit.fs.base import Link
+from guestkit.fs.ntfs import record as r
+from guestkit.fs.ntfs import reparse
+from guestkit.fs.ntfs.directory import ROOT, Directories
+from guestkit.fs.ntfs.index import FILE_NAME_KEY
+from guestkit.fs.ntfs.inode import Inode
+from guestkit.fs.ntfs.names import to_utf8
+from guestkit.fs.ntfs.volume import Volume
+
+INTERIX_LINK, INTERIX_CHR, INTERIX_BLK = b"IntxLNK\1", b"IntxCHR\0", b"IntxBLK\0"
+MOST_INTERIX = 8 + 2 * 4096
+_MOST_PARTS = 256  # components whose case is looked up
+
+
+class Links:
+    """Reads the links of one volume."""
+
+    def __init__(self, volume: Volume, directories: Directories) -> None:
+        self._volume = volume
+        self._directories = directories
+
+    def read(self, inode: Inode, point: reparse.Reparse | None) -> Link:
+        """The target of a link; `point` is None for Interix's, which are in the file's data. Raises: Corrupt."""
+        key = (self._volume.token, "l", inode.number)
+        known: Link | None = self._volume.cache.get(key)
+        if known is None:
+            try:
+                known = self._interix(inode) if point is None else self._reparsed(inode, point)
+            except Corrupt as error:
+                error.within(inode.where)
+                raise
+            self._volume.cache.put(key, known, 300 + len(known.target))
+        return known
+
+    def _interix(self, inode: Inode) -> Link:
+        data = inode.value(r.DATA, MOST_INTERIX) or b""
+        return Link("posix", to_utf8(data[8 : len(data) & ~1]).split(b"\0", 1)[0])
+
+    def _reparsed(self, inode: Inode, point: reparse.Reparse) -> Link:
+        kind, path = reparse.parse_target(point)
+        if kind == "posix":
+            return Link("posix", path)
+        if kind == "relative":
+            return Link("ntfs-relative", self._cased(self._parent(inode), path))
+        if kind == "rooted":
+            return Link("ntfs-rooted", b"/" + self._cased(ROOT, path.lstrip(b"/")))
+        head, _, rest = path.partition(b"/")
+        if head[1:] == b":":
+            head, rest = head.upper(), self._cased(ROOT, rest)
+        return Link("ntfs-junction" if point.tag == reparse.MOUNT_POINT else "ntfs-symlink", head + b"/" + rest)
+
+    @staticmethod
+    def _parent(inode: Inode) -> int:
+        for piece in inode.heads(r.FILE_NAME):
+            if piece.value is not None and len(piece.value) >= FILE_NAME_KEY:
+                return int.from_bytes(piece.value[:8], "little") & r.REFERENCE
+        raise Corrupt("link", "$FILE_NAME", expected="one")
+
+    def _cased(self, directory: int, path: bytes) -> bytes:
+        """`path` from `directory` with its names as they are stored, as far as they are there."""
+        parts = path.split(b"/")
+        for at, part in enumerate(parts[:_MOST_PARTS]):
+            if part in (b"", b"."):
+                continue
+            try:
+                if part == b"..":
+                    directory = self._directories.parent(directory)
+                    continue
+                found = self._directories.cased(directory, part)
+            except WouldBlock:
+                raise
+            except GuestkitError:
+                break
+            if found is None:
+                break
+            parts[at], reference = found
+            directory = reference & r.REFERENCE
+        return b"/".join(parts)
