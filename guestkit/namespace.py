@@ -29,6 +29,7 @@ from guestkit.source import Source
 KEY_BITS = 52
 _KEY_MASK = (1 << KEY_BITS) - 1
 _WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
+_new = tuple.__new__  # a NamedTuple at half the price
 MAX_LINKS = 40
 MAX_PATH = 4096  # bytes of a path argument
 MAX_NAME = 255  # bytes of a name; filesystems with longer ones (NTFS in UTF-8) say so by finding them
@@ -204,7 +205,7 @@ class MountTable:
                 node = covered[node]
                 kind = 4
                 status = self._stat_or_none(node)
-            yield Entry(name, node, kind, behind, status)
+            yield _new(Entry, (name, node, kind, behind, status))
 
     def _stat_or_none(self, node: int) -> Stat | None:
         try:

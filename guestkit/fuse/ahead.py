@@ -23,6 +23,7 @@ _DOT, _DOT_DOT = (1 << 63) - 2, (1 << 63) - 1  # cookies: readers' end below the
 READY = 192  # entries, about one reply
 _PIECE = 48  # entries prepared before the descriptor is looked at again
 _LONGEST_NAME = 1024  # bytes; with a longer one the kernel refuses the whole listing
+_NO_NAMES = (b"", b".", b"..")
 _MOST_SUBDIRECTORIES = 256
 _MOST_WANTED = 512  # subdirectories
 _MOST_ABOVE = 4096  # directories whose parent is known without reading them
@@ -91,14 +92,14 @@ class Directory:
             for name, child, kind, cookie, status in islice(self._iterator, count):
                 taken += 1
                 self._behind = cookie
-                if not name or b"/" in name or b"\0" in name or name in (b".", b"..") or len(name) > _LONGEST_NAME:
+                if len(name) > _LONGEST_NAME or b"/" in name or name in _NO_NAMES:
                     continue
                 try:
                     entry = self._entry(node, child, status, kind)
                 except OverflowError:  # getattr refuses it
                     entry = self._entry(node, child, None, kind)
                 made.append((name, entry, cookie))
-                if status is not None and _stat.S_ISDIR(status.mode) and len(self.subs) < _MOST_SUBDIRECTORIES:
+                if status is not None and status.mode & 0xF000 == 0x4000 and len(self.subs) < _MOST_SUBDIRECTORIES:
                     self.subs.append(child)
                     self._above[child] = node
             self.ended = taken < count

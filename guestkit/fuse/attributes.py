@@ -27,18 +27,24 @@ class Attributes:
 
     def of(self, inode: int, status: Stat, entry_timeout: float = TIMEOUT) -> pyfuse3.EntryAttributes:
         """`status` under the number `inode`. Raises: OverflowError for what struct stat cannot hold."""
+        # a new EntryAttributes is a regular file of nobody's, with one link and blocks of 4 KiB
         _, mode, nlink, uid, gid, rdev, size, blksize, blocks, atime, mtime, ctime, _ = status
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = inode
         entry.entry_timeout = entry_timeout
         entry.attr_timeout = TIMEOUT
         entry.st_mode = mode
-        entry.st_nlink = nlink
-        entry.st_uid = uid
-        entry.st_gid = gid
-        entry.st_rdev = rdev
+        if nlink != 1:
+            entry.st_nlink = nlink
+        if uid:
+            entry.st_uid = uid
+        if gid:
+            entry.st_gid = gid
+        if rdev:
+            entry.st_rdev = rdev
         entry.st_size = size
-        entry.st_blksize = blksize
+        if blksize != 4096:
+            entry.st_blksize = blksize
         entry.st_blocks = blocks
         entry.st_atime_ns = atime
         entry.st_mtime_ns = mtime

@@ -19,7 +19,7 @@ from typing import Any
 
 TESTED = ("3.4.0", "3.4.1", "3.5.0")  # of pyfuse3
 SPIN_SECONDS = 100e-6  # 60 to 200 us are equal, 30 is too short
-YIELD_SECONDS = 4e-3  # signals, worker threads and cancellation get their turn this often
+YIELD_SECONDS = 25e-3  # signals, worker threads and cancellation get their turn this often
 MOST_LOOPS = 64  # that wait for worker threads at one time; then requests queue up in the kernel
 
 _READABLE = select.POLLIN | select.POLLERR | select.POLLHUP

@@ -218,6 +218,7 @@ class InodeTable:
         seed = self._seed ^ 0xFFFFFFFF
         most = size - 128
         unpack, new, number = _unpack_large, _new, _number
+        keep, token = self._blocks.cache.put, self._token
         for ino in members:
             at = (ino - base) * size
             end = at + size
@@ -243,7 +244,7 @@ class InodeTable:
                 except GuestkitError as error:
                     bad[ino] = error.within(f"inode {ino}")
                 continue
-            stats[ino] = new(
+            stats[ino] = stat = new(
                 Stat,
                 (
                     ino, mode, links, uid, gid, 0, length, block_size, blocks,
@@ -251,6 +252,8 @@ class InodeTable:
                     ctime * 1_000_000_000 + (ctime_x >> 2), crtime * 1_000_000_000 + (crtime_x >> 2),
                 ),
             )  # fmt: skip
+            if mode & 0xF000 != 0x8000:  # a directory is entered next, a link is read
+                keep((token, "i", ino), Inode(data[at:end], stat, self._acl_high), 700 + size)
 
     def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)
