@@ -143,7 +143,7 @@ FORMATS: tuple[Format, ...] = (
     Format("ext4dev", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("jbd", "other", _EXT, _EXT_PROBE),
     Format("ntfs", "filesystem", ((3, b"NTFS    "),), "guestkit.fs.ntfs.probe:probe", "guestkit.fs.ntfs:open"),
-    Format("exfat", "filesystem", ((3, b"EXFAT   "),), "guestkit.fs.exfat.probe:probe"),
+    Format("exfat", "filesystem", ((3, b"EXFAT   "),), "guestkit.fs.exfat.probe:probe", "guestkit.fs.exfat:open"),
     Format("vfat", "filesystem", _FAT, "guestkit.fs.fat.probe:probe", "guestkit.fs.fat:open"),
     Format(
         "swsuspend",

@@ -158,5 +158,3 @@ def parse_options(text: str) -> dict[str, str]:
     """Split "noload,subvol=@" into {"noload": "", "subvol": "@"}; blanks round the commas do not matter."""
     pairs = (item.strip().partition("=") for item in text.split(",") if item.strip())
     return {name: value for name, _, value in pairs}
-
-

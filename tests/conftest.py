@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,10 +73,3 @@ def sample_image() -> Path:
 def tools_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """mkfs and its kin are in sbin, which an ordinary user's PATH may lack."""
     monkeypatch.setenv("PATH", os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def run(*command: str | os.PathLike[str], **options: object) -> str:
-    """Run a program and return what it printed; its failure is the test's, with its messages."""
-    done = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return str(done.stdout)

@@ -215,7 +215,9 @@ class MemoryGuest(Guest):
         part = self._parts.get(device.name)
         return Detected() if part is None else Detected(part.type, "filesystem", part.label, part.uuid)
 
-    def filesystem(self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None) -> FileSystem:
+    def filesystem(
+        self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None
+    ) -> FileSystem:
         part = self._parts[self.device(mountable).name]
         if part.fs is None:
             raise Corrupt("superblock", "damaged", where=mountable)

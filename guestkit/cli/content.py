@@ -7,8 +7,9 @@ import os
 import stat
 from argparse import Namespace as Arguments
 
+from guestkit.cli.hints import describe
 from guestkit.cli.output import CopyProgress, Output, complain, escape, escape_lines
-from guestkit.cli.view import View, describe
+from guestkit.cli.view import View
 from guestkit.copying import copy_out, open_directory
 from guestkit.errors import GuestkitError, InvalidArgument, IsADirectory
 from guestkit.namespace import Namespace

@@ -9,8 +9,9 @@ from argparse import Namespace as Arguments
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+from guestkit.cli.hints import describe
 from guestkit.cli.output import JsonList, Output, complain, escape
-from guestkit.cli.view import View, describe
+from guestkit.cli.view import View
 from guestkit.errors import GuestkitError, LinkLoop
 from guestkit.fs.base import Stat
 from guestkit.namespace import Entry, Namespace

@@ -224,7 +224,8 @@ def _usage(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from importlib import import_module
 
-    from guestkit.cli.view import View, describe, open_guest
+    from guestkit.cli.hints import describe
+    from guestkit.cli.view import View, open_guest
 
     module, _, function = COMMANDS[arguments.command][0].partition(":")
     command: Command = getattr(import_module(f"guestkit.cli.{module}"), function)

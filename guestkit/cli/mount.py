@@ -26,6 +26,7 @@ Show what is on a virtual machine's disk images, read-only, without root.
       --partition NAME   the same as -m NAME
       --format FORMAT    the images' format (raw, qcow2, ...); detected when left out
       --snapshot NAME    show an internal snapshot
+      --allow DIRECTORY  images may name backing and data files there too, not only below their own directory
   -o OPTION[,OPTION]...  allow_other, default_permissions, uid=N, gid=N, umask=OCTAL, fsname=NAME, noexec,
                          nonempty, links=raw (link targets as the guest has them),
                          noload (do not replay a journal), ro (always so)
@@ -71,6 +72,7 @@ class Command:
         self.inspector = False
         self.format: str | None = None
         self.snapshot: str | None = None
+        self.allowed: list[str] = []
         self.foreground = False
         self.pid_file: str | None = None
         self.verbose = False
@@ -84,7 +86,18 @@ def parse(arguments: list[str]) -> Command:
     import getopt
 
     command = Command()
-    names = ["add=", "inspector", "mount=", "partition=", "format=", "snapshot=", "foreground", "pid-file=", "verbose"]
+    names = [
+        "add=",
+        "allow=",
+        "inspector",
+        "mount=",
+        "partition=",
+        "format=",
+        "snapshot=",
+        "foreground",
+        "pid-file=",
+        "verbose",
+    ]
     try:
         pairs, rest = getopt.gnu_getopt(arguments, "a:im:o:fvhVr", [*names, "help", "version", "ro", "plain-loop"])
     except getopt.GetoptError as error:
@@ -102,6 +115,8 @@ def parse(arguments: list[str]) -> Command:
             command.format = value
         elif name == "--snapshot":
             command.snapshot = value
+        elif name == "--allow":
+            command.allowed.append(value)
         elif name in ("-f", "--foreground"):
             command.foreground = True
         elif name == "--pid-file":
@@ -206,7 +221,12 @@ def _child(command: Command, send: int) -> int:
     try:
         _serve(command, send)
     except GuestkitError as error:
-        complain(str(error))
+        if error.where and error.where[0] in command.images:
+            from guestkit.cli.hints import describe
+
+            complain(describe(error, error.where[0]))
+        else:
+            complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 1
@@ -230,7 +250,7 @@ def _serve(command: Command, send: int) -> None:
     pid_file = os.path.abspath(command.pid_file) if command.pid_file else None
     fsname = command.mount_options.setdefault("fsname", os.path.abspath(command.images[0]))
     assert isinstance(fsname, str)
-    with Guest() as guest:
+    with Guest(allowed=command.allowed) as guest:
         for image in command.images:
             guest.add(image, format=command.format, snapshot=command.snapshot)
         namespace: Namespace

@@ -15,6 +15,11 @@ from guestkit.errors import Corrupt
 Entry = TypeVar("Entry")
 
 
+def is_complete(lengths: bytes | bytearray) -> bool:
+    """Return whether every row of bits begins with just one of the codes of `lengths`, of 16 bits at most."""
+    return sum(lengths.count(length) << 16 - length for length in range(1, 17)) == 1 << 16
+
+
 def table(lengths: bytes | bytearray, entries: Sequence[Sequence[Entry]], what: str) -> tuple[list[Entry], int]:
     """Return the table of the code with `lengths` (one a symbol, 0 = unused), and how many bits it is looked up with.
 
@@ -24,14 +29,13 @@ def table(lengths: bytes | bytearray, entries: Sequence[Sequence[Entry]], what: 
     symbols = sorted(compress(range(len(lengths)), lengths), key=lengths.__getitem__)
     if not symbols:
         return [], 0
-    bits = lengths[symbols[-1]]
-    counts = [lengths.count(length) for length in range(bits + 1)]
-    if sum(count << bits - length for length, count in enumerate(counts) if length) != 1 << bits:
+    if not is_complete(lengths):
         raise Corrupt(f"{what}: the lengths of its codes make no complete code")
+    bits = lengths[symbols[-1]]
     found: list[Entry] = []
     first = 0
     for length in range(1, bits + 1):
-        count = counts[length]
+        count = lengths.count(length)
         row = entries[length]
         if length == bits:
             found += [row[symbol] for symbol in symbols[first:]]

@@ -15,6 +15,7 @@ from guestkit.codec import huffman
 from guestkit.errors import Corrupt
 
 _LARGEST = 32768
+_MOST = 65536  # bytes that are looked at: more than any chunk has that is worth packing, and a bound on the time
 _SLOTS = 30  # ranges of distances that a window of 32 KiB needs
 _MAIN = 256 + 8 * _SLOTS
 _LENGTHS = 249
@@ -40,7 +41,7 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     """
     if size > _LARGEST:
         raise Corrupt("LZX chunk", "size", found=size)
-    bits = _Bits(bytes(data))
+    bits = _Bits(bytes(data[:_MOST]))
     out = bytearray()
     recent = (1, 1, 1)
     main, lengths = bytearray(_MAIN), bytearray(_LENGTHS)
@@ -241,7 +242,6 @@ def _read_lengths(bits: _Bits, lengths: bytearray, place: int, end: int) -> None
             raise Corrupt("LZX pretree: a run past the end")
         lengths[place : place + count] = bytes((value,)) * count
         place += count
-    bits.check()
 
 
 def _restore_calls(out: bytearray) -> None:

@@ -46,13 +46,13 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     if len(data) < _TABLE:
         raise Corrupt("XPRESS chunk", "bytes", found=len(data))
     data = bytes(data)
-    return _library()(data, size)
-
-
-def _decompress(data: bytes, size: int) -> bytes:
     lengths = bytearray(_SYMBOLS)
     lengths[::2] = data[:_TABLE].translate(_LOW)
     lengths[1::2] = data[:_TABLE].translate(_HIGH)
+    return _library()(data, size, lengths)
+
+
+def _decompress(data: bytes, size: int, lengths: bytearray) -> bytes:
     table, width = huffman.table(lengths, _entries(), "XPRESS chunk")
     if not table:
         raise Corrupt("XPRESS chunk: no codes")
@@ -106,7 +106,7 @@ def _expand(data: bytes, size: int, table: list[_Entry], width: int) -> bytes:
                 out += out[start : start + length]
             else:
                 out += (out[start:] * (length // distance + 1))[:length]
-            if now > careful or length >= _LONG:
+            if now > careful:  # after a long match `spare` is below `stop` anyway
                 break
     if len(out) > size:
         raise Corrupt("XPRESS chunk", "size", found=len(out), expected=size)
@@ -119,12 +119,13 @@ def _long(data: bytes, place: int) -> tuple[int, int]:
     """Return the length of a match that `data` has at `place`, and the place after it."""
     length = int.from_bytes(data[place : place + 1], "little") + 15
     place += 1
-    for width in (2, 4):
-        if length != (270 if width == 2 else 0):
-            break
-        length = int.from_bytes(data[place : place + width], "little")
-        place += width
-    if length < 15 or place > len(data):
+    if length == 15 + 255:
+        length = int.from_bytes(data[place : place + 2], "little")
+        place += 2
+        if not length:
+            length = int.from_bytes(data[place : place + 4], "little")
+            place += 4
+    if place > len(data):
         raise Corrupt(f"XPRESS chunk: the length of a match at byte {place}")
     return length + 3, place
 
@@ -147,20 +148,21 @@ def _entries() -> list[list[_Entry]]:
 
 
 @cache
-def _library() -> Callable[[bytes, int], bytes]:
+def _library() -> Callable[[bytes, int, bytearray], bytes]:
     try:
         library: Callable[[bytes, int], bytes] = import_module("pyfwnt").lzxpress_huffman_decompress
     except ImportError:
         return _decompress
 
-    def decompress(data: bytes, size: int) -> bytes:
-        # it goes on past the end of the chunk: what depends on the bytes there is wrong
+    def decompress(data: bytes, size: int, lengths: bytearray) -> bytes:
+        # it takes any code, and goes on past the end of the chunk: what depends on the bytes there is wrong
         try:
-            made = library(data + bytes(_REFILL), size)
-            if len(made) == size and made == library(data + b"\xff" * _REFILL, size):
-                return made
+            if huffman.is_complete(lengths):
+                made = library(data + bytes(_REFILL), size)
+                if len(made) == size and made == library(data + b"\xff" * _REFILL, size):
+                    return made
         except OSError:
             pass
-        return _decompress(data, size)
+        return _decompress(data, size, lengths)
 
     return decompress

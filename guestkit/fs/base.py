@@ -51,8 +51,8 @@ class Link(NamedTuple):
     """A symbolic link's target, its components separated by "/".
 
     kind: "posix" or "ntfs-relative": as it stands; "ntfs-rooted": from the root of the link's own volume;
-    "ntfs-symlink", "ntfs-junction": what stands before the first "/" is a drive ("C:"), a volume ("Volume{...}") or
-    another device.
+    "ntfs-symlink", "ntfs-junction": what stands before the first "/" is a drive ("C:") that may be the link's own, as
+    its volume has what is named; "ntfs-elsewhere": it is a drive, a volume ("Volume{...}") or another device.
     """
 
     kind: str
@@ -62,8 +62,7 @@ class Link(NamedTuple):
         """The target as a POSIX path.
 
         `own`: the path of the link's own volume, b"" for the root; `drives`: those of drives and volumes, in lower
-        case. A drive that is not known is taken for the link's own; another device is looked for in "/.NTFS-3G",
-        where ntfs-3g has its user define it.
+        case. What is not known is looked for in "/.NTFS-3G", where ntfs-3g has its user define it.
         """
         if self.kind in ("posix", "ntfs-relative"):
             return self.target
@@ -72,8 +71,8 @@ class Link(NamedTuple):
         head, _, rest = self.target.partition(b"/")
         found = (drives or {}).get(head.lower())
         if found is None:
-            found = own if head[1:] == b":" else own + b"/.NTFS-3G/" + head
-        return found + b"/" + rest
+            found = own if self.kind != "ntfs-elsewhere" else own + b"/.NTFS-3G/" + head
+        return found + b"/" + rest if rest or not found else found
 
 
 class Subvolume(NamedTuple):

@@ -92,7 +92,7 @@ class Directory:
             for name, child, kind, cookie, status in islice(self._iterator, count):
                 taken += 1
                 self._behind = cookie
-                if len(name) > _LONGEST_NAME or b"/" in name or name in _NO_NAMES:
+                if len(name) > _LONGEST_NAME or b"/" in name or b"\0" in name or name in _NO_NAMES:
                     continue
                 try:
                     entry = self._entry(node, child, status, kind)

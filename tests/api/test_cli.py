@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+from programs import run
 
 COMMAND = [sys.executable, "-m", "guestkit.cli.main"]
 

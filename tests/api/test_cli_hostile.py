@@ -13,7 +13,7 @@ import pytest
 from memoryfs import Directory, File, MemoryFS, MemoryGuest, Part, Symlink
 
 from guestkit.cli import main as command
-from guestkit.cli import output, view
+from guestkit.cli import hints, output, view
 from guestkit.cli.output import CopyProgress, escape, escape_lines, human_size
 from guestkit.errors import Corrupt, GuestkitError
 from guestkit.guest import Guest
@@ -254,5 +254,5 @@ def test_no_terminal_no_progress() -> None:
 
 def test_description_of_an_error_names_the_image_once() -> None:
     error = GuestkitError("broken", where=("disk.img", "sda1"))
-    assert view.describe(error, "disk.img").startswith("disk.img > sda1: broken")
-    assert view.describe(GuestkitError("broken", where="sda1"), "disk.img") == "disk.img: sda1: broken"
+    assert hints.describe(error, "disk.img").startswith("disk.img > sda1: broken")
+    assert hints.describe(GuestkitError("broken", where="sda1"), "disk.img") == "disk.img: sda1: broken"

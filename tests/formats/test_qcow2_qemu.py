@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import run
 from imagefiles import content, digest, opened
+from programs import run
 
 from guestkit.errors import GuestkitError
 from guestkit.limits import Limits

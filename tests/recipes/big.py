@@ -11,7 +11,7 @@ from pathlib import Path
 from .host import loop_mount, run
 
 SUITE = "bookworm"
-PACKAGES = "build-essential,cmake,git,linux-image-amd64,locales,man-db,openssh-server,python3-pip,vim"  # a server of use
+PACKAGES = "build-essential,cmake,git,linux-image-amd64,locales,man-db,openssh-server,python3-pip,vim"
 NOISE = 512 << 20
 TEXT = 512 << 20
 SMALL_FILES = 20_000

@@ -123,7 +123,7 @@ def parse_set(data: bytes, place: int) -> File:
     names = -(-length // _PER_NAME)
     if not names or names + 1 > count:
         raise Corrupt("entry set", "NameLength", found=length, expected=f"1 to {(count - 1) * _PER_NAME}")
-    pieces = []
+    pieces: list[bytes] = []
     for at in range(2 * ENTRY, len(data), ENTRY):
         kind = data[at]
         if len(pieces) < names:

@@ -71,6 +71,7 @@ _new = tuple.__new__
 _NS = 1_000_000_000
 _PAGE = 4096  # bytes of an inode table that one read takes at least
 _RUN_PAGES = 64  # pages that one bulk read takes at most
+_MOST_KEPT = 1024  # pages of one bulk read that are put into the cache: the listing of a huge directory comes once
 _GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
 _PLAIN = frozenset((0x4000, 0x8000, 0xA000))  # directories, files, links
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
@@ -281,6 +282,7 @@ class InodeTable:
                 missing.append(where)
             else:
                 pages[where] = data
+        keep = len(missing) <= _MOST_KEPT
         at = 0
         while at < len(missing):
             first = last = missing[at]
@@ -303,9 +305,9 @@ class InodeTable:
             else:
                 for where in missing[at:stop]:
                     offset = (where - first) * self._page
-                    data = run[offset : offset + self._page]
-                    cache.put((token, "p", where), data, len(data) + 150)
-                    pages[where] = data
+                    pages[where] = data = run[offset : offset + self._page]
+                    if keep:
+                        cache.put((token, "p", where), data, len(data) + 150)
             at = stop
         return pages
 

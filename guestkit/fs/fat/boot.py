@@ -34,9 +34,7 @@ _BPB = Layout(
     RootClus=(44, "I"),
     FSInfo=(48, "H"),
 )
-_FSINFO = Layout(
-    "fsinfo", 512, "<", lead=(0, "I"), struc=(484, "I"), free=(488, "I"), next=(492, "I"), trail=(508, "I")
-)
+_FSINFO = Layout("fsinfo", 512, "<", LeadSig=(0, "I"), StrucSig=(484, "I"), Free_Count=(488, "I"), TrailSig=(508, "I"))
 
 _MOST_FAT12, _MOST_FAT16, _MOST_FAT32 = 4084, 65524, 0x0FFFFFF5
 _ONE_FAT = 0x80  # in ExtFlags: the tables are not copies of each other, its low bits name the one in use

@@ -138,13 +138,12 @@ class Listing:
 
 def parse_short(raw: bytes, place: int, wide: bool) -> Short:
     """`raw`: the 32 bytes of an entry. `wide`: the high word of the cluster counts (FAT32)."""
-    fields = _ENTRY.unpack_from(raw)
-    _, attributes, _, hundredths, create_time, create_date, access_date, high, write_time, write_date, low, size = (
-        fields
-    )
+    _, attributes, _, tenth, *times, high, write_time, write_date, low, size = _ENTRY.unpack_from(raw)
+    create_time, create_date, access_date = times
     cluster = high << 16 | low if wide else low
-    return Short(
-        place, attributes, cluster, size, tenth, create_time, create_date, access_date, write_time, write_date
+    return _new(
+        Short,
+        (place, attributes, cluster, size, tenth, create_time, create_date, access_date, write_time, write_date),
     )
 
 

@@ -24,14 +24,14 @@ class _Units(Decoded):
     def __init__(self, volume: Volume, map: RunMap, unit: int, size: int, where: str) -> None:
         super().__init__(size, unit, volume.limits)
         self._volume = volume
-        self._map = map
+        self.map = map
         self._where = where
 
     def unit_runs(self, index: int) -> list[Run]:
         """The runs of unit `index`, neighbours apart."""
         clusters = self.unit // self._volume.cluster
         first = index * clusters
-        return list(self._map.runs(first, min(first + clusters, self._map.end)))
+        return list(self.map.runs(first, min(first + clusters, self.map.end)))
 
     def wanted(self, index: int) -> bool:
         try:
@@ -85,14 +85,17 @@ class Compressed(Source):
         units = self._units
         cluster = self._volume.cluster
         device = self._volume.device
+        per = units.unit // cluster
         while offset < stop:
             index = offset // units.unit
-            high = min(stop, (index + 1) * units.unit)
             try:
-                runs = units.unit_runs(index)
+                first = next(units.map.runs(index * per, units.map.end))
+                # units that are holes, or stored, in one run are told together
+                runs = [first] if first[2] >= per else units.unit_runs(index)
             except Corrupt as error:
                 error.within(self._where)
                 raise
+            high = min(stop, (index + max(1, first[2] // per)) * units.unit)
             if _is_compressed(runs):
                 yield Extent(offset, high - offset, units, offset)
             else:

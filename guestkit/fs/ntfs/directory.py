@@ -15,8 +15,9 @@ from typing import NamedTuple
 from guestkit.errors import Corrupt, NotADirectory, NotFound, SourceError
 from guestkit.fs.base import DT_DIR, DT_REG, DT_UNKNOWN
 from guestkit.fs.ntfs import record as r
+from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.index import FILE_NAME_KEY, LAST, NAME_AT, SUBNODE, Index, Node, check_entry, subnode
-from guestkit.fs.ntfs.inode import I30, Inodes
+from guestkit.fs.ntfs.inode import I30, Inode, Inodes
 from guestkit.fs.ntfs.names import UpCase, to_utf16
 from guestkit.fs.ntfs.volume import Volume
 
@@ -66,20 +67,26 @@ class Directories:
         key = (self._volume.token, "D", number)
         index: Index | None = self._volume.cache.get(key)
         if index is None:
-            inode = self._inodes.read(number)
-            if not inode.is_directory:
-                raise NotADirectory(where=inode.where)
+            inode = self._directory(number)
             index = Index(self._volume, inode, I30)
             if index.type != r.FILE_NAME or index.rule != COLLATION_FILE_NAME:
                 raise Corrupt("index root", "type", found=index.type, expected=r.FILE_NAME, where=inode.where)
             self._volume.cache.put(key, index, 2000 + len(index.root.buf))
         return index
 
-    def parent(self, number: int) -> int:
-        """Return the record that holds a directory's name. Raises: NotADirectory, Corrupt."""
+    def _directory(self, number: int) -> Inode:
+        """Raises: NotADirectory; a junction is a link."""
         inode = self._inodes.read(number)
         if not inode.is_directory:
             raise NotADirectory(where=inode.where)
+        point = inode.value(r.REPARSE_POINT, reparse.MOST)
+        if point is not None and reparse.parse_reparse(point).tag in reparse.KINDS:
+            raise NotADirectory(where=inode.where)
+        return inode
+
+    def parent(self, number: int) -> int:
+        """Return the record that holds a directory's name. Raises: NotADirectory, Corrupt."""
+        inode = self._directory(number)
         if number == ROOT:
             return ROOT
         for piece in inode.heads(r.FILE_NAME):
@@ -352,20 +359,27 @@ class Directories:
         An exact match wins.
         """
         found: tuple[bytes, int] | None = None
-        table = self._table()
         wanted = to_utf16(name)
         if wanted is None:
             return None
-        folded = table.fold(wanted) if table is not None else b""
+        lower = name.lower() if name.isascii() else None
         try:
             for batch in self.batches(number, hidden=True):
                 for other, reference, _, _ in batch:
                     if other == name:
                         return other, reference
-                    if found is None and len(other) <= 3 * len(name) and table is not None:
-                        stored = to_utf16(other)
-                        if stored is not None and len(stored) == len(wanted) and table.fold(stored) == folded:
-                            found = other, reference
+                    if found is None and self._alike(other, wanted, lower):
+                        found = other, reference
         except (Corrupt, NotADirectory, NotFound):
             return found
         return found
+
+    def _alike(self, other: bytes, wanted: bytes, lower: bytes | None) -> bool:
+        """Whether two names differ by case alone; `lower`: the wanted one's where it is ASCII."""
+        if lower is not None and other.isascii():
+            return other.lower() == lower
+        stored = to_utf16(other)
+        if stored is None or len(stored) != len(wanted):
+            return False
+        table = self._table()
+        return table is not None and table.fold(stored) == table.fold(wanted)

@@ -56,7 +56,7 @@ class Ntfs(FileSystem):
         self.table = Table(volume)
         self.inodes = Inodes(volume, self.table)
         self._directories = Directories(volume, self.inodes, options.show_sys_files, options.ignore_case)
-        self._links = Links(volume, self._directories)
+        self._links = Links(volume, self.inodes, self._directories)
         self._status = Status(self.inodes, self._links, options)
         self._attributes = Attributes(self._status, Security(volume, self.inodes))
         self.uuid = volume.boot.uuid

@@ -12,7 +12,7 @@ from guestkit.errors import Corrupt, GuestkitError, NotFound
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs.content import open_pieces
 from guestkit.fs.ntfs.mft import Listed, Table, parse_list
-from guestkit.fs.ntfs.record import Piece, Record
+from guestkit.fs.ntfs.record import Piece, Record, parse_pieces
 from guestkit.fs.ntfs.volume import Volume
 from guestkit.source import Source
 
@@ -30,7 +30,7 @@ class Inode:
         self._table = table
         self.number = record.number
         self.record = record
-        self._own = table.pieces(record)
+        self._own = parse_pieces(record)
         self.listed: list[Listed] | None = None
         if any(piece.type == r.ATTRIBUTE_LIST for piece in self._own):
             where = self.where
@@ -128,6 +128,6 @@ class Inodes:
             except Corrupt as error:
                 error.within(f"inode {number}")
                 raise
-            size = 600 + len(record.raw) + 300 * len(inode.listed or ())
+            size = 2500 + len(record.raw) + 300 * len(inode.listed or ())
             self._volume.cache.put(key, inode, size)
         return inode

@@ -6,13 +6,13 @@ stored, as ntfs-3g does, so that it can be followed. What is not found is left a
 
 from __future__ import annotations
 
-from guestkit.errors import Corrupt, GuestkitError, WouldBlock
+from guestkit.errors import Corrupt, NotADirectory, NotFound, Unsupported
 from guestkit.fs.base import Link
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.directory import ROOT, Directories
 from guestkit.fs.ntfs.index import FILE_NAME_KEY
-from guestkit.fs.ntfs.inode import Inode
+from guestkit.fs.ntfs.inode import Inode, Inodes
 from guestkit.fs.ntfs.names import to_utf8
 from guestkit.fs.ntfs.volume import Volume
 
@@ -24,8 +24,9 @@ _MOST_PARTS = 256  # components whose case is looked up
 class Links:
     """Reads the links of one volume."""
 
-    def __init__(self, volume: Volume, directories: Directories) -> None:
+    def __init__(self, volume: Volume, inodes: Inodes, directories: Directories) -> None:
         self._volume = volume
+        self._inodes = inodes
         self._directories = directories
 
     def read(self, inode: Inode, point: reparse.Reparse | None) -> Link:
@@ -50,13 +51,17 @@ class Links:
         if kind == "posix":
             return Link("posix", path)
         if kind == "relative":
-            return Link("ntfs-relative", self._cased(self._parent(inode), path))
+            return Link("ntfs-relative", self._cased(self._parent(inode), path)[0])
         if kind == "rooted":
-            return Link("ntfs-rooted", b"/" + self._cased(ROOT, path.lstrip(b"/")))
+            return Link("ntfs-rooted", b"/" + self._cased(ROOT, path.lstrip(b"/"))[0])
         head, _, rest = path.partition(b"/")
+        name = "ntfs-elsewhere"
         if head[1:] == b":":
-            head, rest = head.upper(), self._cased(ROOT, rest)
-        return Link("ntfs-junction" if point.tag == reparse.MOUNT_POINT else "ntfs-symlink", head + b"/" + rest)
+            head = head.upper()
+            rest, found = self._cased(ROOT, rest)
+            if found:
+                name = "ntfs-junction" if point.tag == reparse.MOUNT_POINT else "ntfs-symlink"
+        return Link(name, head + b"/" + rest)
 
     @staticmethod
     def _parent(inode: Inode) -> int:
@@ -65,9 +70,13 @@ class Links:
                 return int.from_bytes(piece.value[:8], "little") & r.REFERENCE
         raise Corrupt("link", "$FILE_NAME", expected="one")
 
-    def _cased(self, directory: int, path: bytes) -> bytes:
-        """`path` from `directory` with its names as they are stored, as far as they are there."""
+    def _cased(self, directory: int, path: bytes) -> tuple[bytes, bool]:
+        """`path` from `directory` with its names as they are stored, as far as they are there, and whether all are.
+
+        What stands behind another link is not looked for.
+        """
         parts = path.split(b"/")
+        whole = len(parts) <= _MOST_PARTS
         for at, part in enumerate(parts[:_MOST_PARTS]):
             if part in (b"", b"."):
                 continue
@@ -75,13 +84,14 @@ class Links:
                 if part == b"..":
                     directory = self._directories.parent(directory)
                     continue
+                if at and self._inodes.read(directory).head(r.REPARSE_POINT) is not None:
+                    break
                 found = self._directories.cased(directory, part)
-            except WouldBlock:
-                raise
-            except GuestkitError:
-                break
+            except (Corrupt, NotADirectory, NotFound, Unsupported):
+                found = None
             if found is None:
+                whole = False
                 break
             parts[at], reference = found
             directory = reference & r.REFERENCE
-        return b"/".join(parts)
+        return b"/".join(parts), whole

@@ -21,6 +21,7 @@ from guestkit.source import Source
 _MOST_LIST = 256 << 10  # bytes of an attribute list
 _MIRRORED = 4  # records that the mirror holds at least
 _READ = 1 << 18  # bytes of records read at once
+_WINDOW = 16  # records read when one is asked for
 _GAP = 16 << 10  # bytes between two wanted records that are read rather than skipped
 
 _LIST_ENTRY = Layout(
@@ -114,7 +115,20 @@ class Table:
         size = self.record_size
         if self._source is None:
             return self._volume.device.read(self._volume.boot.mft * self._volume.cluster + number * size, size)
-        return self._source.read(number * size, size)
+        window = number // _WINDOW
+        key = (self._volume.token, "w", window)
+        data: bytes | None = self._volume.cache.get(key)
+        first = window * _WINDOW
+        if data is None or len(data) < (number - first + 1) * size:  # it may have ended there when the table was found
+            try:
+                data = self._source.read(first * size, min(_WINDOW, self.count - first) * size)
+            except WouldBlock:
+                raise
+            except GuestkitError:  # what is damaged may be a neighbour
+                return self._source.read(number * size, size)
+            self._volume.cache.put(key, data, len(data) + 100)
+        begin = (number - first) * size
+        return data[begin : begin + size]
 
     def _from_mirror(self, number: int, error: GuestkitError) -> Record:
         place = self._volume.boot.mirror * self._volume.cluster + number * self.record_size

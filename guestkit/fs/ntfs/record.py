@@ -130,7 +130,7 @@ def parse_pieces(record: Record) -> list[Piece]:
         kind, length, nonresident, name_length, name_at, flags, instance = attribute_head(buf, at)
         if length < 24 or length & 7 or at + length > used:
             raise Corrupt(f"attribute 0x{kind:x}", "length", found=length)
-        if not kind or kind & 0xF or kind > 0x1000 or nonresident > 1:
+        if not kind or kind & 0xF or nonresident > 1:
             raise Corrupt("attribute", "type", found=kind)
         name = b""
         if name_length:

@@ -65,12 +65,9 @@ def read_volume(inodes: Inodes) -> VolumeInformation:
 def read_state(volume: Volume, inodes: Inodes, directories: Directories, flags: int) -> State:
     """Say whether the volume was closed; `flags`: those of $Volume. Damage met on the way counts as not closed."""
     reasons = []
-    for what, check in (
-        ("$LogFile", lambda: _log_reason(inodes)),
-        ("hiberfil.sys", lambda: _hibernation(inodes, directories)),
-    ):
+    for what in ("$LogFile", "hiberfil.sys"):
         try:
-            reason = check()
+            reason = _log_reason(inodes) if what == "$LogFile" else _hibernation(inodes, directories)
         except WouldBlock:
             raise
         except GuestkitError as error:

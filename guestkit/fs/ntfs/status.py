@@ -149,7 +149,7 @@ class Status:
 
     # what a file is
 
-    def reparse(self, inode: Inode) -> reparse.Reparse | None:
+    def reparse_point(self, inode: Inode) -> reparse.Reparse | None:
         """The reparse point of a file that has one. Raises: Corrupt."""
         value = inode.value(r.REPARSE_POINT, reparse.MOST)
         return None if value is None else reparse.parse_reparse(value)
@@ -165,7 +165,7 @@ class Status:
     def kind(self, inode: Inode) -> tuple[int, reparse.Reparse | None]:
         """(S_IFMT, reparse point) of a file. Raises: Corrupt."""
         attributes = self.information(inode)[4]
-        point = self.reparse(inode) if attributes & REPARSE else None
+        point = self.reparse_point(inode) if attributes & REPARSE else None
         if point is not None and point.tag in reparse.KINDS:
             return reparse.KINDS[point.tag], point
         if inode.is_directory:
@@ -229,9 +229,6 @@ class Status:
             size = len(self._links.read(inode, point).posix())
         elif kind in (0x2000, 0x6000):
             rdev = self._device(inode, point, eas)
-            size = 0
-        elif kind in (0x1000, 0xC000):
-            size = 0
         elif point is not None and point.tag == reparse.WOF:
             packed = inode.head(r.DATA, WOF_STREAM)
             allocated = packed.packed if packed is not None else 0
