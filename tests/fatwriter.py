@@ -24,7 +24,16 @@ def short(
     above = cluster >> 16 if high is None else high
     tenth, *others = times
     return struct.pack(
-        "<11sBBBHHHHHHHI", name.ljust(11), attributes, case, tenth, *others[:3], above, *others[3:], cluster & 0xFFFF, size
+        "<11sBBBHHHHHHHI",
+        name.ljust(11),
+        attributes,
+        case,
+        tenth,
+        *others[:3],
+        above,
+        *others[3:],
+        cluster & 0xFFFF,
+        size,
     )
 
 
@@ -49,9 +58,7 @@ def long(name: str | tuple[int, ...], alias: bytes, *, sum_of: int | None = None
     for number in range(len(units) // 13):
         part = units[number * 13 : number * 13 + 13]
         order = number + 1 | (0x40 if number == len(units) // 13 - 1 else 0)
-        slots.append(
-            struct.pack("<B5HBBB6HH2H", order, *part[:5], 0x0F, 0, total, *part[5:11], 0, *part[11:])
-        )
+        slots.append(struct.pack("<B5HBBB6HH2H", order, *part[:5], 0x0F, 0, total, *part[5:11], 0, *part[11:]))
     return b"".join(reversed(slots))
 
 

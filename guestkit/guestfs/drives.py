@@ -6,46 +6,17 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from guestkit.guestfs.call import CONFIG, Hashtable, StringList, api
 from guestkit.guestfs.errors import Failure, not_supported
-from guestkit.guestfs.handle import Handle
-
-if TYPE_CHECKING:
-    from guestkit.guest import Guest
+from guestkit.guestfs.handle import Drive, Handle
 
 _LABEL = re.compile(r"[A-Za-z]{1,20}")
 _FORMAT = re.compile(r"[A-Za-z0-9_-]+")
 _NULL_SIZE = 4096  # bytes of the disk that /dev/null stands for
 
 
-@dataclass(frozen=True)
-class Drive:
-    """One add_drive. `size` is that of an empty disk, 0 for an image file."""
-
-    path: str
-    format: str | None
-    label: str
-    sector_size: int | None
-    size: int = 0
-
-    def add_to(self, guest: Guest) -> None:
-        if self.size:
-            guest.add_empty(self.size, label=self.label, sector_size=self.sector_size)
-        else:
-            guest.add(self.path, format=self.format, label=self.label, sector_size=self.sector_size)
-
-
 class Drives(Handle):
-    def __init__(self) -> None:
-        super().__init__()
-        self._added: list[Drive] = []
-
-    def _drives(self) -> list[Drive]:
-        return self._added
-
     @api(state=CONFIG)
     def add_drive(
         self,

@@ -6,6 +6,7 @@ import errno
 import stat
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,23 @@ class _Recent:
         self.names = names
 
 
+@dataclass(frozen=True)
+class Drive:
+    """One add_drive. `size` is that of an empty disk, 0 for an image file."""
+
+    path: str
+    format: str | None
+    label: str
+    sector_size: int | None
+    size: int = 0
+
+    def add_to(self, guest: Guest) -> None:
+        if self.size:
+            guest.add_empty(self.size, label=self.label, sector_size=self.sector_size)
+        else:
+            guest.add(self.path, format=self.format, label=self.label, sector_size=self.sector_size)
+
+
 class Handle:
     """State and helpers without names of the API. `_state` is CONFIG, READY or CLOSED."""
 
@@ -69,6 +87,7 @@ class Handle:
     def __init__(self) -> None:
         self._lock = RLock()
         self._state = CONFIG
+        self._added: list[Drive] = []
         self._guest: Guest | None = None
         self._table = MountTable()
         self._base: SyntheticFS | None = None  # gives mkmountpoint's directories while nothing is mounted on /

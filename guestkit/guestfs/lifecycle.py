@@ -25,7 +25,7 @@ class Lifecycle(Handle):
 
         guest = Guest()
         try:
-            for drive in self._drives():
+            for drive in self._added:
                 drive.add_to(guest)
         except GuestkitError as error:
             guest.close()
@@ -36,9 +36,6 @@ class Lifecycle(Handle):
         self._guest = guest
         self._state = READY
         self._event(events.EVENT_LAUNCH_DONE)
-
-    def _drives(self) -> list[Any]:
-        raise NotImplementedError
 
     @api(state=None)
     def shutdown(self) -> None:

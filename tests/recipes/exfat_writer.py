@@ -143,9 +143,11 @@ class Volume:
         more: bytes = b"",
     ) -> bytes:
         """The bytes of an entry set. `times`: creation, change, access; `more`: further secondary entries."""
-        units = list(struct.unpack(f"<{len(name.encode('utf-16-le')) // 2}H", name.encode("utf-16-le"))) if isinstance(
-            name, str
-        ) else list(name)
+        units = (
+            list(struct.unpack(f"<{len(name.encode('utf-16-le')) // 2}H", name.encode("utf-16-le")))
+            if isinstance(name, str)
+            else list(name)
+        )
         folded = [self.upcase[unit] for unit in units]
         hashed = sum16(struct.pack(f"<{len(folded)}H", *folded))
         flags = (1 if first else 0) | (0 if chained or not first else 2)
@@ -156,9 +158,7 @@ class Volume:
         body = struct.pack("<BBBBHHQIIQ", 0xC0, flags | 1, 0, len(units), hashed, 0, valid, 0, first, size)
         body += names + more
         head = bytearray(
-            struct.pack(
-                "<BBHHHIIIBBBBB7x", 0x85, len(body) // 32, 0, attributes, 0, *times, *tenths, *offsets
-            )
+            struct.pack("<BBHHHIIIBBBBB7x", 0x85, len(body) // 32, 0, attributes, 0, *times, *tenths, *offsets)
         )
         struct.pack_into("<H", head, 2, sum16(bytes(head) + body, (2, 3)))
         return bytes(head) + body

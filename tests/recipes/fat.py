@@ -27,7 +27,13 @@ SERIAL = "1234ABCD"
 UUID = "1234-ABCD"
 LABEL = "GUESTKIT"
 NAMES = ("readme.txt", "README.TXT.bak", "Mixed Case.Txt", "UPPER.TXT", "lower.TXT", "UPPER2.txt", "no_ext", "a.b.c.d")
-WIDE = ("caf\xe9 au lait.txt", "\u65e5\u672c\u8a9e.txt", "\u0416\u0443\u0440\u043d\u0430\u043b 1.log", "n" * 255, "+,;=[].x")
+WIDE = (
+    "caf\xe9 au lait.txt",
+    "\u65e5\u672c\u8a9e.txt",
+    "\u0416\u0443\u0440\u043d\u0430\u043b 1.log",
+    "n" * 255,
+    "+,;=[].x",
+)
 PAIRS = ("snow \u2603.txt", "smile \U0001f600 face.txt")
 
 
@@ -140,7 +146,10 @@ def fat_tree(top: Path, recipe: Recipe) -> None:
         for index, name in enumerate(sorted(files) + sorted(folders)):
             second = when + 2 * (number * 100_000 + index * 5003)
             os.utime(os.path.join(path, name), (second, second))
-    for name, second in (("size-0", 315_532_800), ("size-1", 4_102_444_798)):  # 1980 and 2099; mtools takes 2100 for a leap year
+    for name, second in (
+        ("size-0", 315_532_800),
+        ("size-1", 4_102_444_798),
+    ):  # 1980 and 2099; mtools takes 2100 for a leap year
         os.utime(top / name, (second, second))
 
 
@@ -198,7 +207,9 @@ def exfat_tree(volume: Volume) -> manifest.Tree:
             base["sha256"] = hashlib.sha256(data).hexdigest()
         tree[path] = {"type": "dir" if data is None else "file", **base}
 
-    def add(folder: Any, prefix: str, name: str, data: bytes, *, told: dict[str, Any] | None = None, **more: Any) -> None:
+    def add(
+        folder: Any, prefix: str, name: str, data: bytes, *, told: dict[str, Any] | None = None, **more: Any
+    ) -> None:
         volume.file(folder, name, data, **more)
         length = more.get("size") or len(data)
         note(prefix + name, data.ljust(length, b"\0"), length, **(told or {}))
