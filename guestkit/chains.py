@@ -21,7 +21,8 @@ from threading import Lock
 
 from guestkit.errors import Corrupt, Unsupported
 from guestkit.limits import Limits
-from guestkit.source import Extent, Leaf, Source
+from guestkit.mapped import Contiguous, mapped
+from guestkit.source import Extent, Source
 
 FIRST = 2  # the number of the first cluster
 _PER = 1 << 14  # entries a window
@@ -283,40 +284,11 @@ class ChainedFile(Source):
             chain.extend(stop)
         except Corrupt as error:
             flaw = error.within(self._where)
-        device = heap.device
-        for number, cluster, count in chain.runs(offset // size, stop):
-            low = max(offset, number * size)
-            high = min(end, (number + count) * size)
-            shift = heap.place(cluster) - number * size
-            for at, take, leaf, place in device.extents(low + shift, high - low):
-                yield Extent(at - shift, take, leaf, place)
+        yield from mapped(
+            heap.device, chain.runs(offset // size, stop), size, offset, end, data=FIRST, base=heap.place(0)
+        )
         if flaw is not None:
             raise flaw
-
-
-class Contiguous(Leaf):
-    """`size` bytes of `device` at `start`: there is nothing to resolve."""
-
-    __slots__ = ("_device", "_start", "size")
-
-    def __init__(self, device: Source, start: int, size: int) -> None:
-        self._device = device
-        self._start = start
-        self.size = size
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        self.check(offset, length)
-        start = self._start
-        for at, take, leaf, place in self._device.extents(start + offset, length) if length else ():
-            yield Extent(at - start, take, leaf, place)
-
-    def read_into(self, offset: int, buf: memoryview) -> None:
-        self.check(offset, len(buf))
-        self._device.read_into(self._start + offset, buf)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self.check(offset, length)
-        return self._device.read(self._start + offset, length)
 
 
 def content(heap: Heap, chain: Chain, size: int, where: str) -> Source:

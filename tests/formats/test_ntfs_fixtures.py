@@ -152,6 +152,9 @@ def test_system_files_are_found_and_listed_on_request(volume: Open) -> None:
     every = [entry.name for entry in volume("ntfs", show_sys_files="").scan(fs.root)]
     assert {b"$MFT", b"$MFTMirr", b"$LogFile", b"$Volume", b"$Bitmap", b"$Extend"} <= set(every)
     assert b"." not in every
+    upcase = find(fs, "$UpCase")
+    assert fs.streams(upcase) == [(b"$Info", 32)]
+    assert list(fs.xattr_names(upcase)) == []
 
 
 def test_streams_are_listed_with_their_sizes_and_opened(volume: Open) -> None:
@@ -170,6 +173,8 @@ def test_owner_and_mode_are_options(volume: Open) -> None:
     assert (status.uid, status.gid, status.mode) == (1000, 100, 0o100644)
     assert fs.stat(fs.root).mode == 0o40755
     assert volume("ntfs", umask="077").stat(fs.root).mode == 0o40700
+    links = volume("ntfs-links", umask="077")
+    assert links.stat(find(links, "junction")).mode == 0o120777
     for bad in ({"uid": "x"}, {"umask": "9"}, {"gid": "-1"}, {"uid": str(1 << 40)}):
         with pytest.raises(guestkit.errors.InvalidArgument):
             volume("ntfs", **bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import lzma
 import struct
 import time
@@ -585,3 +586,54 @@ def test_names_that_may_not_reach_the_tree_are_left_out(image: Make) -> None:
 def test_a_bad_option_is_refused(image: Make) -> None:
     with pytest.raises(InvalidArgument):
         opened(image(), uid="root")
+
+
+def test_a_stream_too_long_for_an_attribute_is_still_a_stream(image: Make) -> None:
+    path = image()
+    number = find(opened(path), "streams")
+    change_named(path, number, 1 << 20)
+    fs = opened(path)
+    assert dict(fs.streams(number))[b"larger"] == 1 << 20
+    with pytest.raises(GuestkitError) as caught:
+        fs.xattr(number, b"user.larger")
+    assert caught.value.errno == errno.E2BIG
+    assert fs.open(number, b"larger").size == 1 << 20
+
+
+def change_named(path: Path, number: int, size: int) -> None:
+    """Make the stream "larger" one of `size` bytes that is a hole."""
+    raw = recipe.read_record(path, number)
+    parts = recipe.attributes(raw)
+    name = "larger".encode("utf-16-le")
+    at = next(index for index, part in enumerate(parts) if part[0] == 0x80 and name in part)
+    head = bytearray(parts[at][:64].ljust(64, b"\0"))
+    count = size // 4096
+    runs = b"\x04" + struct.pack("<I", count) + b"\0"
+    body = name.ljust(16, b"\0") + runs.ljust(8, b"\0")
+    struct.pack_into("<I", head, 4, 64 + len(body))
+    head[8:10] = bytes((1, 6))
+    struct.pack_into("<HH", head, 10, 64, 0)
+    struct.pack_into("<QQHB", head, 16, 0, count - 1, 80, 0)
+    struct.pack_into("<QQQ", head, 40, size, size, size)
+    parts[at] = bytes(head) + body
+    recipe.write_record(path, number, recipe.with_attributes(raw, parts))
+
+
+@pytest.mark.root
+@pytest.mark.fuse
+@pytest.mark.tool("mkntfs", "ntfs-3g")
+@pytest.mark.parametrize("cluster", [131072, 2 << 20])
+def test_the_largest_clusters_read_as_ntfs_3g_reads_them(cluster: int, tmp_path: Path) -> None:
+    import manifest
+
+    path = tmp_path / "large.img"
+    made = recipe.Recipe("large", recipe.small, cluster=cluster, megabytes=32 * cluster >> 20)
+    recipe.make(made, path)
+    told = recipe.describe(made, path)
+    fs = opened(path)
+    assert fs.volume.cluster == cluster
+    found = manifest.from_filesystem(fs)
+    for entry in found.values():
+        entry.pop("btime", None)
+    assert list(manifest.differences(told["tree"], found)) == []
+    assert list(manifest.figure_differences(told["statvfs"], manifest.api_statvfs(fs))) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 END = 0xFFFFFFFF
 
@@ -179,7 +180,7 @@ class Volume:
         length = len(data) if size is None else size
         chained = chained or step > 1
         clusters = self.take(-(-length // self.size), step=step)
-        if any(b != a + 1 for a, b in zip(clusters, clusters[1:], strict=False)):
+        if any(b != a + 1 for a, b in pairwise(clusters)):
             chained = True
         if chained and clusters:
             self.link(clusters)
@@ -192,7 +193,7 @@ class Volume:
         self, above: Folder, name: str, clusters: int = 1, *, step: int = 1, chained: bool = False, **more: object
     ) -> Folder:
         taken = self.take(clusters, step=step)
-        chained = chained or step > 1 or any(b != a + 1 for a, b in zip(taken, taken[1:], strict=False))
+        chained = chained or step > 1 or any(b != a + 1 for a, b in pairwise(taken))
         if chained:
             self.link(taken)
         length = clusters * self.size

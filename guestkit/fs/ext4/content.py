@@ -14,7 +14,8 @@ from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.extents import ExtentTree
 from guestkit.fs.ext4.inode import EXTENTS_FL, INLINE_DATA_FL, Inode, InodeTable
 from guestkit.fs.ext4.xattr import Attribute
-from guestkit.source import BytesSource, Concat, Extent, Leaf, Source, ZeroSource
+from guestkit.mapped import Contiguous, mapped
+from guestkit.source import BytesSource, Concat, Extent, Source, ZeroSource
 
 BLOCK_BYTES = 60  # of i_block
 
@@ -47,51 +48,13 @@ class MappedFile(Source):
         if not length:
             return
         size = self._blocks.block_size
-        device = self._blocks.device
         end = offset + length
         try:
-            for logical, physical, count in self._map.runs(offset // size, (end + size - 1) // size):
-                low = logical * size
-                high = low + count * size
-                if low < offset:
-                    low = offset
-                if high > end:
-                    high = end
-                if not physical:
-                    yield Extent(low, high - low, None, 0)
-                    continue
-                shift = (physical - logical) * size
-                for at, take, leaf, place in device.extents(low + shift, high - low):
-                    yield Extent(at - shift, take, leaf, place)
+            runs = self._map.runs(offset // size, (end + size - 1) // size)
+            yield from mapped(self._blocks.device, runs, size, offset, end, data=1)
         except Corrupt as error:
             error.within(f"inode {self._where}")
             raise
-
-
-class Contiguous(Leaf):
-    """A file in one written run: its bytes are `size` of the device's at `start`, so there is nothing to resolve."""
-
-    __slots__ = ("_device", "_start", "size")
-
-    def __init__(self, device: Source, start: int, size: int) -> None:
-        self._device = device
-        self._start = start
-        self.size = size
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        self.check(offset, length)
-        start = self._start
-        for at, take, leaf, place in self._device.extents(start + offset, length) if length else ():
-            yield Extent(at - start, take, leaf, place)
-
-    def read_into(self, offset: int, buf: memoryview) -> None:
-        self.check(offset, len(buf))
-        self._device.read_into(self._start + offset, buf)
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            self.check(offset, length)
-        return self._device.read(self._start + offset, length)
 
 
 def file_source(blocks: Blocks, table: InodeTable, inode: Inode) -> Source:

@@ -38,6 +38,7 @@ from guestkit.source import BytesSource, Source
 ROOT = 1
 _FILES = 1 << 32  # keys from here are places of entries
 _MOST_COUNTED = 64 << 20  # bytes of a FAT whose free clusters are counted whatever FSInfo says
+_NAME_MAX = 255 * 6  # bytes, as Linux says it
 _ENTRY_MEMORY = 300  # bytes that a kept entry takes, about
 _SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
@@ -328,7 +329,7 @@ class Fat(FileSystem):
             files=0,
             ffree=0,
             favail=0,
-            namemax=255,
+            namemax=_NAME_MAX,
             fsid=int(boot.serial.replace("-", "") or "0", 16),
         )
 

@@ -11,33 +11,8 @@ from guestkit.errors import Corrupt, NeedKey, Unsupported
 from guestkit.fs.ntfs.record import COMPRESSED, ENCRYPTED, Piece
 from guestkit.fs.ntfs.runs import RunMap, Segment, decode_runs
 from guestkit.fs.ntfs.volume import Volume
-from guestkit.source import BytesSource, Extent, Leaf, Source
-
-
-class Contiguous(Leaf):
-    """An attribute in one run: its bytes are `size` of the device's at `start`, so there is nothing to resolve."""
-
-    __slots__ = ("_device", "_start", "size")
-
-    def __init__(self, device: Source, start: int, size: int) -> None:
-        self._device = device
-        self._start = start
-        self.size = size
-
-    def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        self.check(offset, length)
-        start = self._start
-        for at, take, leaf, place in self._device.extents(start + offset, length) if length else ():
-            yield Extent(at - start, take, leaf, place)
-
-    def read_into(self, offset: int, buf: memoryview) -> None:
-        self.check(offset, len(buf))
-        self._device.read_into(self._start + offset, buf)
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            self.check(offset, length)
-        return self._device.read(self._start + offset, length)
+from guestkit.mapped import Contiguous, mapped
+from guestkit.source import BytesSource, Extent, Source
 
 
 class Mapped(Source):
@@ -58,17 +33,9 @@ class Mapped(Source):
         stop = min(end, self._initialized)
         if offset < stop:
             cluster = self._volume.cluster
-            device = self._volume.device
             try:
-                for vcn, lcn, count in self._map.runs(offset // cluster, (stop + cluster - 1) // cluster):
-                    low = max(vcn * cluster, offset)
-                    high = min((vcn + count) * cluster, stop)
-                    if lcn < 0:
-                        yield Extent(low, high - low, None, 0)
-                        continue
-                    shift = (lcn - vcn) * cluster
-                    for at, take, leaf, place in device.extents(low + shift, high - low):
-                        yield Extent(at - shift, take, leaf, place)
+                runs = self._map.runs(offset // cluster, (stop + cluster - 1) // cluster)
+                yield from mapped(self._volume.device, runs, cluster, offset, stop, data=0)
             except Corrupt as error:
                 error.within(self._where)
                 raise

@@ -233,7 +233,9 @@ class Status:
             packed = inode.head(r.DATA, WOF_STREAM)
             allocated = packed.packed if packed is not None else 0
         uid, gid, mode = (ea.number(eas, name) for name in (b"$LXUID", b"$LXGID", b"$LXMOD"))
-        if mode is not None:
+        if kind == 0xA000:
+            mode = 0o777
+        elif mode is not None:
             mode &= 0o7777
         else:
             mode = self._dir_mode & 0o7777 if directory else self._file_mode

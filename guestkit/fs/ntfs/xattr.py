@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from guestkit.errors import GuestkitError, NoAttribute
 from guestkit.fs.ntfs import ea, reparse
 from guestkit.fs.ntfs import record as r
+from guestkit.fs.ntfs.directory import FIRST_USER, ROOT
 from guestkit.fs.ntfs.inode import Inode
 from guestkit.fs.ntfs.names import to_utf8, to_utf16
 from guestkit.fs.ntfs.security import Security
@@ -47,13 +48,17 @@ class Attributes:
                 found.append((to_utf8(piece.name), piece.name, piece.size))
         return found
 
+    def _has_user(self, inode: Inode) -> bool:
+        """Whether streams are shown as attributes: not those of links, devices and system files."""
+        return (inode.number >= FIRST_USER or inode.number == ROOT) and self._status.kind(inode)[0] in (0x4000, 0x8000)
+
     def _is_wof(self, inode: Inode) -> bool:
         point = self._status.kind(inode)[1]
         return point is not None and point.tag == reparse.WOF
 
     def names(self, inode: Inode) -> Sequence[bytes]:
         """Raises: Corrupt."""
-        if not any(inode.names(r.DATA)) or self._status.kind(inode)[0] not in (0x4000, 0x8000):
+        if not any(inode.names(r.DATA)) or not self._has_user(inode):
             return ()
         return [_USER + name for name, _, _ in self.streams(inode)]
 
@@ -66,7 +71,7 @@ class Attributes:
                 raise NoAttribute
             return found
         stored = to_utf16(name[len(_USER) :]) if name.startswith(_USER) else None
-        if not stored or self._status.kind(inode)[0] not in (0x4000, 0x8000):
+        if not stored or not self._has_user(inode):
             raise NoAttribute
         source = inode.open(r.DATA, stored)
         if source is None or (stored == WOF_STREAM and self._is_wof(inode)):
