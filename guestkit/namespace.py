@@ -21,8 +21,10 @@ from guestkit.errors import (
     NameTooLong,
     NotADirectory,
     NotFound,
+    SourceError,
+    Unsupported,
 )
-from guestkit.fs.base import FileSystem, Link, Problem, Stat, StatVfs
+from guestkit.fs.base import Failed, FileSystem, Link, Problem, Stat, StatVfs
 from guestkit.resolve import resolve
 from guestkit.source import Source
 
@@ -63,7 +65,7 @@ class Namespace(Protocol):
     def streams(self, node: int) -> Sequence[tuple[bytes, int]]: ...
     def statvfs(self, node: int) -> StatVfs: ...
     def open(self, node: int, stream: bytes = b"") -> Source: ...
-    def walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]: ...
+    def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]: ...
     def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int: ...
     def problems(self) -> Sequence[Problem]: ...
 
@@ -129,7 +131,7 @@ class MountTable:
         if at is None and self.mounts:
             raise Busy("a root filesystem is already mounted")
         if at is not None:
-            if at in self._covered:
+            if at in self._covered or split_node(at)[1] == self.mount_of(at).root:
                 raise Busy("something is already mounted there", where=path.decode("utf-8", "replace"))
             if not _stat.S_ISDIR(self.stat(at).mode):
                 raise NotADirectory("mount point is not a directory", where=path.decode("utf-8", "replace"))
@@ -283,33 +285,42 @@ class MountTable:
         index, key = split_node(node)
         return resolve(self._fs(index).open(key, stream))
 
-    def walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]:
-        """Yield (path relative to `directory`, node, Stat) for every name below, across mounts."""
+    def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """Yield (path relative to `directory`, node, Stat) for every name below, across mounts.
+
+        `failed`: as in FileSystem.walk.
+        """
         pending = [(b"", directory)]
         while pending:
             prefix, top = pending.pop()
             index, key = split_node(top)
-            inside = any(split_node(at)[0] == index for at in self._covered)
-            if not inside:
-                for path, ino, status in self._fs(index).walk(key):
+            fs = self._fs(index)
+            if not any(split_node(at)[0] == index for at in self._covered):
+                tell = None if failed is None else _placed(failed, prefix)
+                for path, ino, status in fs.walk(key, tell):
                     yield prefix + path, node_of(index, ino), status
                 continue
-            above: set[int] = set()
-            stack = [(prefix, top)]
+            stack: list[tuple[bytes, int, tuple[int, ...]]] = [(prefix, top, ())]
             while stack:
-                path, node = stack.pop()
-                if node in above:
-                    continue
-                above.add(node)
+                path, node, above = stack.pop()
+                above = (*above, node)
+                ino = split_node(node)[1]
                 try:
                     for entry in self.scan_stat(node):
                         here = path + entry.name
                         yield here, entry.node, entry.stat
-                        if entry.stat is not None and _stat.S_ISDIR(entry.stat.mode):
-                            follow = stack if split_node(entry.node)[0] == index else pending
-                            follow.append((here + b"/", entry.node))
-                except Corrupt as error:
-                    self._fs(index).damage.add(path.decode("utf-8", "replace"), error)
+                        if entry.stat is None or not _stat.S_ISDIR(entry.stat.mode):
+                            continue
+                        if split_node(entry.node)[0] != index:
+                            pending.append((here + b"/", entry.node))
+                        elif entry.node in above:
+                            fs.passed_over(
+                                split_node(entry.node)[1], here, Corrupt("directory is its own ancestor"), failed
+                            )
+                        else:
+                            stack.append((here + b"/", entry.node, above))
+                except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+                    fs.passed_over(ino, path, error, failed)
 
     def problems(self) -> Sequence[Problem]:
         """The first problems of every mounted filesystem, the mount's source before the place."""
@@ -415,6 +426,10 @@ class MountTable:
                 if fold_name(entry.name) == wanted:
                     return entry.node
             raise
+
+
+def _placed(failed: Failed, prefix: bytes) -> Failed:
+    return lambda path, error: failed((prefix + path).rstrip(b"/"), error)
 
 
 def fold_name(name: bytes) -> str:

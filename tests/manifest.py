@@ -257,7 +257,7 @@ def _api_entry(fs: Any, ino: int, status: Any, content: bool) -> Entry:
         if values:
             entry["xattrs"] = values
         if entry["type"] == "link":
-            entry["target"] = text(fs.readlink(ino).target)
+            entry["target"] = text(fs.readlink(ino).posix())
         elif entry["type"] == "file" and content:
             source = fs.open(ino)
             if source.size != status.size:

@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from argparse import Namespace as Arguments
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 from guestkit.cli.hints import describe
@@ -229,8 +229,16 @@ def find(view: View, arguments: Arguments, output: Output) -> int:
 
         pattern = fnmatch.translate(arguments.name).encode("utf-8", "surrogateescape")
         match = re.compile(pattern).match
+    status = 0
+
+    def failed(place: bytes, error: GuestkitError) -> None:
+        nonlocal status
+        status = 1
+        error.within(place.decode("utf-8", "surrogateescape"))
+        complain(describe(error, arguments.image))
+
     with JsonList(output) if arguments.json else nullcontext() as documents:
-        for full, node, found in _below(table, top, path):
+        for full, node, found in _below(table, top, path, failed):
             if kinds is not None and (found is None or stat.S_IFMT(found.mode) not in kinds):
                 continue
             if match is not None and not match(full.rstrip(b"/").rpartition(b"/")[2]):
@@ -241,15 +249,22 @@ def find(view: View, arguments: Arguments, output: Output) -> int:
                 output.write(full + b"\0")
             else:
                 output.write(output.name(full) + b"\n")
-    return 0
+    return status
 
 
-def _below(table: Namespace, top: int, path: bytes) -> Iterator[tuple[bytes, int, Stat | None]]:
+def _below(
+    table: Namespace, top: int, path: bytes, failed: Callable[[bytes, GuestkitError], None]
+) -> Iterator[tuple[bytes, int, Stat | None]]:
     found = table.stat(top)
     yield path, top, found
     if stat.S_ISDIR(found.mode):
         prefix = path.rstrip(b"/") + b"/"
-        for name, node, status in table.walk(top):
+        for name, node, status in table.walk(top, lambda below, error: failed(prefix + below, error)):
+            if status is None:
+                try:
+                    status = table.stat(node)
+                except GuestkitError as error:
+                    failed(prefix + name, error)
             yield prefix + name, node, status
 
 

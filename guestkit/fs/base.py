@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, Unsupported
+from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, SourceError, Unsupported
 from guestkit.source import Source
 
 # struct dirent's d_type, for DirEntry.type; 0 where the format does not say
@@ -140,6 +140,10 @@ class Problems:
         return tuple(self._seen)
 
 
+# what walk() tells of a directory that it could not list in full: (path, error)
+Failed = Callable[[bytes, GuestkitError], None]
+
+
 class FileSystem(ABC):
     """A mounted filesystem, read-only by structure. An opener is `open(sources, limits, options) -> FileSystem`."""
 
@@ -220,11 +224,14 @@ class FileSystem(ABC):
     def roots(self) -> Sequence[Subvolume]:
         return (Subvolume(0, b"", self.root, True, False),)
 
-    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
         """Yield (path relative to `directory`, inode key, Stat) for every name below it; order is the format's.
 
         Equal to the recursive scan as a set. A directory that cannot be listed in full is in problems(), and so
-        is one that would be its own ancestor, which is not entered. `None` as in scan_stat.
+        is one that would be its own ancestor, which is not entered; `failed` is told each of them every time, with
+        its path, so that nobody takes a shorter tree for the whole. `None` as in scan_stat.
         """
         start = self.root if directory is None else directory
         pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
@@ -237,11 +244,17 @@ class FileSystem(ABC):
                     yield path, entry.ino, status
                     if status is not None and _stat.S_ISDIR(status.mode):
                         if entry.ino in above:
-                            self.damage.add(f"inode {entry.ino}", "directory is its own ancestor")
+                            self.passed_over(entry.ino, path, Corrupt("directory is its own ancestor"), failed)
                         else:
                             pending.append((path + b"/", entry.ino, above))
-            except (Corrupt, NotADirectory, NotFound, Unsupported) as error:
-                self.damage.add(f"inode {current}", error)
+            except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+                self.passed_over(current, prefix, error, failed)
+
+    def passed_over(self, ino: int, path: bytes, error: GuestkitError, failed: Failed | None) -> None:
+        """Remember that walk() could not list directory `ino` at `path` in full, and tell `failed`."""
+        self.damage.add(f"inode {ino}", error)
+        if failed is not None:
+            failed(path.rstrip(b"/"), error)
 
     def problems(self) -> tuple[int, Sequence[Problem]]:
         """How many damaged places were met so far, and the first of them."""

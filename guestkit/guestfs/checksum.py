@@ -96,7 +96,7 @@ class Checksum(Handle):
         _sum(csumtype)
         with Sink(self, sumsfile) as sink:
             for path, node, status in self._walk(top):
-                if status is None or not stat.S_ISREG(status.mode):
+                if not stat.S_ISREG(status.mode):
                     continue
                 try:
                     value = digest(csumtype, self._table.open(node))

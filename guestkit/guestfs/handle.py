@@ -217,18 +217,25 @@ class Handle:
             raise Failure(f"{path}: file is too large to be returned; use download", errno.EFBIG)
         return source.read(0, size)
 
-    def _walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat | None]]:
-        """Every name below a directory; damage that was passed over is told as a warning at the end."""
-        before = self._damaged()
-        yield from self._table.walk(directory)
-        count = self._damaged() - before
-        if count:
-            last = self._table.problems()[-1]
-            text = f"{count} damaged places were left out, the last: {last.where}: {last.message}"
-            self._event(events.EVENT_WARNING, text.encode("utf-8", "surrogateescape"))
+    def _walk(self, directory: int) -> Iterator[tuple[bytes, int, Stat]]:
+        """Every name below a directory. Raises: Failure at the end for what could not be listed or looked at."""
+        first: list[tuple[bytes, GuestkitError]] = []
 
-    def _damaged(self) -> int:
-        return sum(mount.fs.problems()[0] for mount in self._table.mounts.values())
+        def failed(path: bytes, error: GuestkitError) -> None:
+            if not first:
+                first.append((path, error))
+
+        for path, node, status in self._table.walk(directory, failed):
+            if status is None:
+                try:
+                    status = self._table.stat(node)
+                except GuestkitError as error:
+                    failed(path, error)
+                    continue
+            yield path, node, status
+        if first:
+            place, reason = first[0]
+            raise Failure(f"{place.decode('utf-8', 'replace')}: {reason}", reason.errno or errno.EIO) from reason
 
     def _dev_or_path(self, name: str) -> Source:
         """The bytes of a device, or of a file of the guest."""

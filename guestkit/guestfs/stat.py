@@ -156,8 +156,6 @@ class Metadata(Handle):
         if stat.S_ISDIR(status.mode):
             counted: set[int] = set()
             for _, node, each in self._walk(top):
-                if each is None:
-                    continue
                 if each.nlink > 1 and not stat.S_ISDIR(each.mode):
                     if node in counted:
                         continue

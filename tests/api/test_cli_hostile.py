@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from memoryfs import Directory, File, MemoryFS, MemoryGuest, Part, Symlink
 
-from guestkit.cli import main as command
 from guestkit.cli import hints, output, view
+from guestkit.cli import main as command
 from guestkit.cli.output import CopyProgress, escape, escape_lines, human_size
 from guestkit.errors import Corrupt, GuestkitError
 from guestkit.guest import Guest

@@ -1,4 +1,4 @@
-"""Every kept FAT and exFAT image reads as its manifest says, which mtools or the writer of the image made."""
+"""Every kept FAT and exFAT image reads as its manifest says: by mtools or the image's writer, and by a kernel."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_tree_is_the_oracles(name: str) -> None:
         for path, entry in tree.items()
     }
     found = list(manifest.differences(wanted, known))
+    found += manifest.figure_differences(facts.get("statvfs", {}), manifest.api_statvfs(fs))
     found += manifest.index_differences(fs, tree)
     found += manifest.content_differences(fs, tree)
     assert found == []
@@ -71,3 +72,4 @@ def test_fixtures_are_all_there() -> None:
     assert sorted(path.name.removesuffix(".img.xz") for path in DATA.glob("*.img.xz")) == NAMES
     assert {opened(name).details()["active table"] for name in NAMES} == {0, 1}
     assert len(NAMES) >= 11
+    assert len([name for name in NAMES if "kernel" in told(name)]) >= 10

@@ -42,7 +42,7 @@ class Recipe:
     megabytes: int = 6
     mount: str = ""  # options for filling
     contents: Mapping[str, bytes] = field(default_factory=dict)
-    modes: tuple[str, ...] = ()  # paths whose mode is 0644 by $LXMOD, which ntfs-3g shows as 0
+    owners: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)  # path -> what WSL says, unlike ntfs-3g
     refused: Mapping[str, str] = field(default_factory=dict)  # path -> the error of reading it
     state: str = "clean"
     tamper: Callable[[Path], None] | None = None
@@ -110,8 +110,8 @@ def describe(recipe: Recipe, image: Path) -> dict[str, Any]:
             elif path in recipe.refused:
                 tree[path] = {name: entry[name] for name in ("ino", "mtime", "atime", "ctime")}
         told["tree"] = tree
-        for path in recipe.modes:
-            tree[path]["mode"] = 0o644
+        for path, (uid, gid, mode) in recipe.owners.items():
+            tree[path].update(uid=uid, gid=gid, mode=mode)
         if recipe.system:
             # the root's descriptor is too large for ntfs-3g's own attribute
             told["system"] = {path: _system(Path(top) / path) for path in sorted(tree) if path}
@@ -341,10 +341,27 @@ def refused(top: Path) -> None:
     trees.write(top / "plain", b"plain")
 
 
+WSL_OWNERS = {"owned": (1000, 4_000_000_000, 0o4755), "owned-dir": (1001, 100, 0o1777)}
+
+
+def _eas(uid: int, gid: int, mode: int) -> bytes:
+    made = b""
+    for name, value in (("$LXUID", uid), ("$LXGID", gid), ("$LXMOD", mode)):
+        one = struct.pack("<BBH", 0, len(name), 4) + name.encode() + b"\0" + struct.pack("<I", value)
+        length = len(one) + 4 + 3 & ~3
+        made += (struct.pack("<I", length) + one).ljust(length, b"\0")
+    return made
+
+
 def wsl(top: Path) -> None:
     """Special files and links as the Windows Subsystem for Linux keeps them."""
     os.symlink("target/of a link", top / "link")
     os.symlink("/absolute/\u00e9", top / "link-absolute")
+    trees.write(top / "owned", b"owned")
+    (top / "owned-dir").mkdir()
+    for name, (uid, gid, mode) in WSL_OWNERS.items():
+        kind = stat.S_IFDIR if name == "owned-dir" else stat.S_IFREG
+        os.setxattr(top / name, "system.ntfs_ea", _eas(uid, gid, kind | mode))
     os.mkfifo(top / "fifo")
     os.mknod(top / "char", 0o600 | stat.S_IFCHR, os.makedev(5, 1))
     os.mknod(top / "block", 0o600 | stat.S_IFBLK, os.makedev(259, 70_000))
@@ -607,7 +624,7 @@ def recipes() -> list[Recipe]:
             wsl,
             mount="rw,special_files=wsl",
             megabytes=4,
-            modes=("fifo", "char", "block", "socket"),
+            owners={**dict.fromkeys(("fifo", "char", "block", "socket"), (0, 0, 0o644)), **WSL_OWNERS},
         ),
         Recipe("ntfs-wof", wof, contents=wof_contents(), megabytes=4),
         Recipe("ntfs-hibernated", None, megabytes=3, tamper=hibernate, state=dirty, system=False),

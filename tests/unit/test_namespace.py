@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from guestkit.errors import Busy, GuestkitError, InvalidArgument, LinkLoop, NameTooLong, NotADirectory, NotFound
+from guestkit.errors import Busy, Corrupt, GuestkitError, InvalidArgument, LinkLoop, NameTooLong, NotADirectory, NotFound
 from guestkit.namespace import MAX_LINKS, MountTable, node_of, split_node
 from guestkit.synthetic import SyntheticFS
 
@@ -239,3 +239,27 @@ def test_the_prefix_of_places_rises_with_the_error(table: MountTable) -> None:
     assert str(caught.value) == "/etc/nothing: No such file or directory"
     assert caught.value.errno == errno.ENOENT
     assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_second_mount_on_the_same_place_is_refused(table: MountTable) -> None:
+    with pytest.raises(Busy):
+        table.mount(_filesystem({}), table.resolve(b"/home"), b"/home")
+
+
+def test_walk_tells_every_time_what_it_could_not_list(table: MountTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = table.mount_of(table.resolve(b"/home")).fs
+    user = home.lookup(home.root, b"user")
+    real = home.scan_stat
+
+    def scan_stat(directory: int, cookie: int = 0) -> object:
+        yield from real(directory, cookie)
+        if directory == user:
+            raise Corrupt("block 3: bad checksum")
+
+    monkeypatch.setattr(home, "scan_stat", scan_stat)
+    for _ in range(2):
+        failed: list[tuple[bytes, str]] = []
+        walked = [path for path, _, _ in table.walk(table.root, lambda path, error: failed.append((path, str(error))))]
+        assert b"home/user/note" in walked
+        assert failed == [(b"home/user", "block 3: bad checksum")]
+    assert home.problems()[0] == 1

@@ -24,7 +24,7 @@ from guestkit.errors import (
     SourceError,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
 from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Listing
@@ -244,7 +244,9 @@ class ExFat(FileSystem):
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
                 yield DirEntry(file.name, file.place, kind, number), self._stat_or_none(file)
 
-    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
         """As FileSystem.walk; the clusters of a directory are its own, so a second name is damage, not entered."""
         pending = [(b"", ROOT if directory is None else directory)]
         entered = {self.boot.root_cluster}
@@ -259,12 +261,12 @@ class ExFat(FileSystem):
                         if status is None or not file.attributes & DIRECTORY or not file.cluster:
                             continue
                         if file.cluster in entered:
-                            self.damage.add(f"inode {file.place}", "directory has a second name")
+                            self.passed_over(file.place, path, Corrupt("directory has a second name"), failed)
                         else:
                             entered.add(file.cluster)
                             pending.append((path + b"/", file.place))
             except _SKIPPED as error:
-                self.damage.add(f"inode {current}", error)
+                self.passed_over(current, prefix, error, failed)
 
     def lookup(self, directory: int, name: bytes) -> int:
         found = self._find(directory, name)

@@ -22,7 +22,7 @@ from guestkit.errors import (
     Unsupported,
     WouldBlock,
 )
-from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
@@ -105,7 +105,9 @@ class Ext4(FileSystem):
                     found.stats[ino] = None
         return found.stats
 
-    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = ROOT_INO if directory is None else directory
         pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
         while pending:
@@ -121,11 +123,11 @@ class Ext4(FileSystem):
                         # an entry may lie about its type; only one that says "directory" or nothing is looked at
                         if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
                             if ino in above:
-                                self.damage.add(f"inode {ino}", "directory is its own ancestor")
+                                self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
                             else:
                                 pending.append((path + b"/", ino, above))
             except _SKIPPED as error:
-                self.damage.add(f"inode {current}", error)
+                self.passed_over(current, prefix, error, failed)
 
     # contents
 

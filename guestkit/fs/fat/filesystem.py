@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from guestkit.chains import FIRST, Chain, Chains, Heap, content
 from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NotADirectory, NotFound, SourceError, Unsupported
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.fat.boot import ENTRY, Boot, parse_info
 from guestkit.fs.fat.directory import (
     DIRECTORY,
@@ -210,7 +210,9 @@ class Fat(FileSystem):
             yield DirEntry(name, key, DT_DIR, number), status
         listing.complain()
 
-    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
         """As FileSystem.walk; a directory has one name, so a second one is damage and is not entered."""
         start = ROOT if directory is None else directory
         entered = {start}
@@ -223,12 +225,12 @@ class Fat(FileSystem):
                     yield path, entry.ino, status
                     if status is not None and entry.type == DT_DIR:
                         if entry.ino in entered:
-                            self.damage.add(f"inode {entry.ino}", "directory has a second name")
+                            self.passed_over(entry.ino, path, Corrupt("directory has a second name"), failed)
                         else:
                             entered.add(entry.ino)
                             pending.append((path + b"/", entry.ino))
             except _SKIPPED as error:
-                self.damage.add(f"inode {current}", error)
+                self.passed_over(current, prefix, error, failed)
 
     # inodes
 

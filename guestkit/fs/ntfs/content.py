@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from guestkit.errors import Corrupt, NeedKey, Unsupported
-from guestkit.fs.ntfs.record import COMPRESSED, ENCRYPTED, Piece
+from guestkit.fs.ntfs.record import COMPRESSED, DATA, ENCRYPTED, Piece
 from guestkit.fs.ntfs.runs import RunMap, Segment, decode_runs
 from guestkit.fs.ntfs.volume import Volume
 from guestkit.mapped import Contiguous, mapped
@@ -50,12 +50,12 @@ def open_pieces(volume: Volume, pieces: list[Piece], where: str) -> Source:
     Raises: Corrupt; NeedKey when it is encrypted; Unsupported for an unknown way of compression.
     """
     first = pieces[0]
+    if first.flags & ENCRYPTED and first.type == DATA:  # in a directory's index it is meant for new files
+        raise NeedKey("the file is encrypted by EFS", where=where)
     if first.value is not None:
         return BytesSource(first.value)
     if first.lowest:
         raise Corrupt("attribute", "lowest_vcn", found=first.lowest, expected=0, where=where)
-    if first.flags & ENCRYPTED:
-        raise NeedKey("the file is encrypted by EFS", where=where)
     size = first.size
     if first.flags & 0xFF:
         if first.flags & 0xFF != COMPRESSED:

@@ -20,7 +20,7 @@ from guestkit.errors import (
     Unsupported,
     WouldBlock,
 )
-from guestkit.fs.base import DirEntry, FileSystem, Link, Problems, Stat, StatVfs
+from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.directory import ROOT, Directories
@@ -59,6 +59,7 @@ class Ntfs(FileSystem):
         self._links = Links(volume, self.inodes, self._directories)
         self._status = Status(self.inodes, self._links, options)
         self._attributes = Attributes(self._status, Security(volume, self.inodes))
+        self._figures: StatVfs | None = None
         self.uuid = volume.boot.uuid
         self.case_sensitive = not options.ignore_case
         try:
@@ -142,7 +143,9 @@ class Ntfs(FileSystem):
                 stats[reference] = found
         return stats
 
-    def walk(self, directory: int | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = ROOT if directory is None else directory
         pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
         while pending:
@@ -158,11 +161,11 @@ class Ntfs(FileSystem):
                         yield path, number, status
                         if status is not None and status[1] & 0xF000 == 0x4000:
                             if number in above:
-                                self.damage.add(f"inode {number}", "directory is its own ancestor")
+                                self.passed_over(number, path, Corrupt("directory is its own ancestor"), failed)
                             else:
                                 pending.append((path + b"/", number, above))
             except _SKIPPED as error:
-                self.damage.add(f"inode {current}", error)
+                self.passed_over(current, prefix, error, failed)
 
     # contents
 
@@ -218,7 +221,9 @@ class Ntfs(FileSystem):
     # the whole
 
     def statvfs(self) -> StatVfs:
-        return statvfs(self.volume, self.inodes)
+        if self._figures is None:
+            self._figures = statvfs(self.volume, self.inodes)
+        return self._figures
 
     def details(self) -> dict[str, object]:
         boot, told = self.volume.boot, self.information

@@ -128,6 +128,6 @@ class Inodes:
             except Corrupt as error:
                 error.within(f"inode {number}")
                 raise
-            size = 2500 + len(record.raw) + 300 * len(inode.listed or ())
+            size = 2000 + 300 * len(inode.listed or ())
             self._volume.cache.put(key, inode, size)
         return inode

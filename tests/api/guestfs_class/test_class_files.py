@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import guestkit
-from guestkit import Guestfs, GuestfsError
+from guestkit import Corrupt, Guestfs, GuestfsError
 from guestkit.guestfs.checksum import Cksum
 from guestkit.guestfs.search import expand_braces, matches
 from guestkit.guestfs.text import hexdump, printable
@@ -96,22 +97,24 @@ def test_listing(m: Guestfs) -> None:
             call("/odd")
 
 
-def test_a_walk_that_met_damage_warns(m: Guestfs, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[bytes] = []
-    handle = m.set_event_callback(lambda event, number, text, array: said.append(text), guestkit.EVENT_WARNING)
+def test_a_walk_that_met_damage_fails_every_time(m: Guestfs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fs = next(iter(m._table.mounts.values())).fs
-    m.find("/data/sub")
-    assert said == []
+    assert m.find("/data/sub") == ["deep", "deep/leaf"]
     before = fs.walk
 
-    def damaged(directory: int | None = None) -> Any:
+    def damaged(directory: int | None = None, failed: Any = None) -> Any:
         yield from before(directory)
-        fs.damage.add("inode 99", "directory block 0: bad checksum")
+        fs.passed_over(99, b"deep/", Corrupt("directory block 0: bad checksum"), failed)
 
     monkeypatch.setattr(fs, "walk", damaged)
-    assert m.find("/data/sub") == ["deep", "deep/leaf"]
-    assert said == [b"1 damaged places were left out, the last: /dev/sda1 > inode 99: directory block 0: bad checksum"]
-    m.delete_event_callback(handle)
+    for _ in range(2):
+        with pytest.raises(GuestfsError, match="find0: deep: directory block 0: bad checksum") as caught:
+            m.find("/data/sub")
+        assert caught.value.errno == errno.EUCLEAN
+        with pytest.raises(GuestfsError, match="bad checksum"):
+            m.du("/data/sub")
+        with pytest.raises(GuestfsError, match="bad checksum"):
+            m.checksums_out("md5", "/data/sub", str(tmp_path / "sums"))
 
 
 def test_what_is_there(m: Guestfs) -> None:
