@@ -129,6 +129,16 @@ def test_guest_links_do_not_reach_the_host(guestkit: Any, tmp_path: Path) -> Non
         assert found.status == 1 and found.out == b""
 
 
+def test_find_names_what_it_could_not_look_at_and_fails(guestkit: Any) -> None:
+    bad = File(b"", error=Corrupt("inode", "i_checksum"))
+    guest = MemoryGuest(Part(MemoryFS({"good": b"", "bad": bad})))
+    for words in (["find"], ["find", "--json"]):
+        found = guestkit(guest, *words, "-p", "sda", "x", "/")
+        assert found.status == 1
+        assert b"good" in found.out and b"bad" in found.out
+        assert "/bad: inode: i_checksum" in found.err
+
+
 def test_error_that_nobody_expected_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -79,9 +79,12 @@ class Directories:
         inode = self._inodes.read(number)
         if not inode.is_directory:
             raise NotADirectory(where=inode.where)
-        point = inode.value(r.REPARSE_POINT, reparse.MOST)
-        if point is not None and reparse.parse_reparse(point).tag in reparse.KINDS:
-            raise NotADirectory(where=inode.where)
+        piece = inode.head(r.STANDARD_INFORMATION)
+        about = piece.value if piece is not None else None
+        if about is not None and len(about) >= 36 and about[33] & 0x4:  # the file attribute of reparse points
+            point = inode.value(r.REPARSE_POINT, reparse.MOST)
+            if point is not None and reparse.parse_reparse(point).tag in reparse.KINDS:
+                raise NotADirectory(where=inode.where)
         return inode
 
     def parent(self, number: int) -> int:

@@ -22,7 +22,7 @@ I30 = "$I30".encode("utf-16-le")
 class Inode:
     """One file or directory. `listed` is None where no attribute list is there."""
 
-    __slots__ = ("_own", "_table", "_volume", "listed", "number", "record")
+    __slots__ = ("_by_name", "_own", "_table", "_volume", "listed", "number", "record")
 
     def __init__(self, volume: Volume, table: Table, record: Record) -> None:
         """Raises: Corrupt when the record or the attribute list is damaged."""
@@ -36,6 +36,9 @@ class Inode:
             where = self.where
             pieces = [piece for piece in self._own if piece.type == r.ATTRIBUTE_LIST]
             self.listed = parse_list(table.list_bytes(pieces[:1], where), where)
+            self._by_name: dict[tuple[int, bytes], list[Listed]] = {}
+            for entry in self.listed:
+                self._by_name.setdefault((entry.type, entry.name), []).append(entry)
 
     @property
     def where(self) -> str:
@@ -63,8 +66,8 @@ class Inode:
                 if piece.type == kind and piece.name == name and not piece.lowest:
                     return piece
             return None
-        for entry in self.listed:
-            if entry.type == kind and entry.name == name and not entry.lowest:
+        for entry in self._by_name.get((kind, name), ()):
+            if not entry.lowest:
                 return self._piece(entry)
         return None
 
@@ -79,7 +82,7 @@ class Inode:
         if self.listed is None:
             found = [piece for piece in self._own if piece.type == kind and piece.name == name]
         else:
-            found = [self._piece(entry) for entry in self.listed if entry.type == kind and entry.name == name]
+            found = [self._piece(entry) for entry in self._by_name.get((kind, name), ())]
         if len(found) > 1:
             found.sort(key=lambda piece: piece.lowest)
             if found[0].value is not None:  # a resident one has no further pieces
@@ -128,6 +131,6 @@ class Inodes:
             except Corrupt as error:
                 error.within(f"inode {number}")
                 raise
-            size = 2000 + 300 * len(inode.listed or ())
+            size = 2000 + 450 * len(inode.listed or ())
             self._volume.cache.put(key, inode, size)
         return inode
