@@ -72,6 +72,7 @@ _NS = 1_000_000_000
 _PAGE = 4096  # bytes of an inode table that one read takes at least
 _RUN_PAGES = 64  # pages that one bulk read takes at most
 _MOST_KEPT = 1024  # pages of one bulk read that are put into the cache: the listing of a huge directory comes once
+_FEW = 2  # inodes of a page that are summed one by one
 _GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
 _PLAIN = frozenset((0x4000, 0x8000, 0xA000))  # directories, files, links
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
@@ -209,11 +210,13 @@ class InodeTable:
     ) -> None:
         """As _decode_each, with 32-bit checksums: what is usual is decoded here, and the rest by _decode."""
         size, block_size, huge = self._size, self._block_size, self._huge
-        blank = bytes(len(data) // size)
-        page = bytearray(data)  # with the checksum fields, which count as zeros, cleared in all at once
-        for column in (0x7C, 0x7D, 0x82, 0x83):
-            page[column::size] = blank
-        clean = bytes(page)
+        clean = b""
+        if len(members) > _FEW:  # the checksum fields, which count as zeros, are cleared in all at once
+            blank = bytes(len(data) // size)
+            page = bytearray(data)
+            for column in (0x7C, 0x7D, 0x82, 0x83):
+                page[column::size] = blank
+            clean = bytes(page)
         extend = self._extend
         assert extend is not None
         seed = self._seed ^ 0xFFFFFFFF
@@ -228,7 +231,16 @@ class InodeTable:
                 size_high, blocks_hi, uid_high, gid_high, checksum,
                 extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x,
             ) = unpack(data, at)  # fmt: skip
-            found = extend(seed, number(ino) + clean[at + 0x64 : at + 0x68] + clean[at:end]) ^ 0xFFFFFFFF
+            if clean:
+                summed = number(ino) + clean[at + 0x64 : at + 0x68] + clean[at:end]
+            else:
+                summed = b"".join(
+                    (
+                        number(ino), data[at + 0x64 : at + 0x68], data[at : at + 0x7C], b"\0\0",
+                        data[at + 0x7E : at + 0x82], b"\0\0", data[at + 0x84 : end],
+                    )
+                )  # fmt: skip
+            found = extend(seed, summed) ^ 0xFFFFFFFF
             if (
                 found != checksum | checksum_hi << 16
                 or not 24 <= extra <= most

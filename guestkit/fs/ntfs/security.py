@@ -7,7 +7,6 @@ place in $SDS, where each block of 256 KiB stands twice. Left out: what a descri
 from __future__ import annotations
 
 import struct
-from array import array
 
 from guestkit.errors import Corrupt
 from guestkit.fs.ntfs import record as r
@@ -94,8 +93,7 @@ class Security:
 
 def _hash(descriptor: bytes) -> int:
     """How $SDS sums up a descriptor: its words added, the sum rotated by three bits before each."""
-    words = array("I", descriptor + bytes(-len(descriptor) % 4))
     total = 0
-    for word in words:
+    for (word,) in struct.iter_unpack("<I", descriptor + bytes(-len(descriptor) % 4)):
         total = (total << 3 | total >> 29) + word & 0xFFFFFFFF
     return total
