@@ -32,7 +32,7 @@ SYSTEM = ("acl", "attrib", "times", "reparse_data", "ea")
 class Recipe:
     """An image. `tamper` edits the finished file.
 
-    contents: of files whose bytes the oracle cannot give; `plain`: paths that it shows as links and that are files.
+    contents: the bytes of files that the oracle shows as broken links; `refused`: those that are to raise when opened.
     """
 
     name: str
