@@ -6,7 +6,16 @@ import errno
 
 import pytest
 
-from guestkit.errors import Busy, Corrupt, GuestkitError, InvalidArgument, LinkLoop, NameTooLong, NotADirectory, NotFound
+from guestkit.errors import (
+    Busy,
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    LinkLoop,
+    NameTooLong,
+    NotADirectory,
+    NotFound,
+)
 from guestkit.namespace import MAX_LINKS, MountTable, node_of, split_node
 from guestkit.synthetic import SyntheticFS
 
