@@ -16,7 +16,9 @@
     +-- NeedKey             ENOKEY
     +-- BadKey              EKEYREJECTED
     +-- SourceError         EIO           the host could not give the bytes
-    +-- WouldBlock          EAGAIN        only to a thread that asked not to wait (see source.patience)
+
+WouldBlock (a BlockingIOError, EAGAIN) goes only to a thread that asked not to wait (see source.patience). It is no
+GuestkitError, so that nothing that deals with damage takes it for damage.
 
 Corrupt and Unsupported are never mixed, and nothing unknown is ever turned into "not found".
 """
@@ -151,8 +153,11 @@ class SourceError(GuestkitError):
     number = errno.EIO
 
 
-class WouldBlock(GuestkitError):
-    number = errno.EAGAIN
+class WouldBlock(BlockingIOError):
+    """An answer would have to be waited for, and this thread asked not to: ask again in one that may."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _show(value: object) -> str:

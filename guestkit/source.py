@@ -172,7 +172,7 @@ class FileSource(Leaf):
                 else:
                     count = os.preadv(self.fd, [buf], offset, os.RWF_NOWAIT)
             except BlockingIOError:
-                raise WouldBlock(where=self.path) from None
+                raise WouldBlock from None
             except OSError as error:
                 if error.errno == errno.EOPNOTSUPP and self._nowait and not patience.may_block:
                     self._nowait = False

@@ -129,8 +129,6 @@ class Directory:
             above = self.node
             try:
                 above = self._namespace.parent(self.node)
-            except WouldBlock:
-                raise
             except GuestkitError:  # a damaged directory may not tell; only d_ino of ".." depends on it
                 pass
         while len(known) > _MOST_ABOVE:

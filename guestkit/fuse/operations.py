@@ -91,7 +91,7 @@ class Operations:
         if isinstance(error, FUSEError):
             return error
         if isinstance(error, GuestkitError):
-            return FUSEError(errno.EIO if isinstance(error, WouldBlock) else error.errno or errno.EIO)
+            return FUSEError(error.errno or errno.EIO)
         self._log(request, error)
         return FUSEError(errno.EIO)
 
@@ -137,8 +137,6 @@ class Operations:
         try:
             target = self.namespace.readlink(node)
             changed = met_in(self.namespace, directory, target)
-        except WouldBlock:
-            raise
         except GuestkitError:  # readlink says so
             return self._attributes.of(self.nodes.number(node), status)
         shown = target if changed is None else changed
@@ -164,8 +162,6 @@ class Operations:
         if status.mode & 0o170000 == _stat.S_IFLNK and not self._raw_links:
             try:
                 status = status._replace(size=len(self._readlink(inode)))
-            except WouldBlock:
-                raise
             except GuestkitError:  # readlink says so
                 pass
         return self._attributes.of(inode, status)

@@ -6,7 +6,7 @@ import errno
 import stat
 from collections.abc import Callable, Iterator
 
-from guestkit.errors import GuestkitError, NotADirectory, NotFound
+from guestkit.errors import LinkLoop, NotADirectory, NotFound
 from guestkit.guestfs.call import FileOut, Pathname, api
 from guestkit.guestfs.errors import Failure
 from guestkit.guestfs.handle import Handle
@@ -74,7 +74,7 @@ class Search(Handle):
         for path, _ in paths:
             try:
                 directory = stat.S_ISDIR(table.stat(table.resolve(path or b"/")).mode)
-            except GuestkitError:  # a dangling link is a match like any other
+            except (NotFound, NotADirectory, LinkLoop):  # a dangling link is a match like any other
                 directory = False
             if directory_only and not directory:
                 continue

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from memoryfs import MemoryFS, MemoryGuest, Part, Symlink
 
-from guestkit.errors import NotFound
+from guestkit.errors import GuestkitError, NotFound, WouldBlock
 from guestkit.guest import open_guest
+from guestkit.source import patience
 from guestkit.tree import Tree, mount_points, mount_system, parse_options
 
 ROOT = {"etc": {"os-release": b"ID=debian\n", "hostname": b"box\n", "fstab": b"", "hosts": b""}, "bin": {}, "usr": {}}
@@ -90,3 +91,34 @@ def test_a_guest_without_a_system_has_none_to_mount() -> None:
 
 def test_options_are_split_and_trimmed() -> None:
     assert parse_options("ro, subvol=@home,,noload") == {"ro": "", "subvol": "@home", "noload": ""}
+
+
+def test_a_thread_that_may_not_wait_is_never_told_of_damage(
+    sample_image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would have to be waited for goes through every layer as it is, and nothing made of it is kept."""
+    with open_guest(sample_image) as guest:
+        tree = Tree(guest)
+        fs = guest.filesystem("/dev/sda2")
+        real = fs.statvfs
+
+        def statvfs() -> object:
+            if not patience.may_block:
+                raise WouldBlock
+            return real()
+
+        monkeypatch.setattr(fs, "statvfs", statvfs)
+        patience.may_block = False
+        try:
+            with pytest.raises(WouldBlock):
+                tree.stat(tree.lookup(tree.resolve(b"/inspect"), b"filesystems.json"))
+        finally:
+            patience.may_block = True
+        (root,) = (
+            each
+            for each in json.loads(_read(tree, b"/inspect/filesystems.json"))["filesystems"]
+            if each["type"] == "ext4"
+        )
+        assert "reason" not in root or not root["reason"]
+        assert not guest.problems()
+    assert not issubclass(WouldBlock, GuestkitError)

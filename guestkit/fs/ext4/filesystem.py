@@ -20,7 +20,6 @@ from guestkit.errors import (
     NotFound,
     SourceError,
     Unsupported,
-    WouldBlock,
 )
 from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.ext4 import features as f
@@ -267,8 +266,6 @@ class Ext4(FileSystem):
         if self.superblock.has_journal and self.superblock.journal_inum:
             try:
                 size = self.table.read(self.superblock.journal_inum, special=True).size
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 self.damage.add("journal inode", error)
         return statvfs(self.superblock, self.groups, size)

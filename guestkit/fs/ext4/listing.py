@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat as _stat
 from collections.abc import Callable, Iterator
 
-from guestkit.errors import Corrupt, GuestkitError, NameTooLong, NeedKey, NotADirectory, NotFound
+from guestkit.errors import Corrupt, NameTooLong, NeedKey, NotADirectory, NotFound
 from guestkit.fs.base import Problems
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4 import htree
@@ -111,7 +111,7 @@ class Directories:
         if directory.indexed and not directory.hashed:
             try:
                 version = self._root(directory).version
-            except GuestkitError:  # the listing itself reports the damaged block
+            except Corrupt:  # the listing itself reports the damaged block
                 pass
 
         def shown(name: bytes, behind: bytes) -> bytes:

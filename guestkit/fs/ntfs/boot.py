@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestkit.errors import Corrupt, GuestkitError, SourceError
+from guestkit.errors import Corrupt, SourceError, Unsupported
 from guestkit.layout import Layout
 from guestkit.source import Source
 
@@ -111,7 +111,7 @@ def find_boot(device: Source) -> tuple[Boot, str]:
             for place in (device.size // sector * sector - sector, device.size // sector // 2 * sector):
                 try:
                     boot = parse_boot(_read(device, place))
-                except GuestkitError:
+                except (Corrupt, Unsupported, SourceError):  # the next copy may serve, else the first error is raised
                     continue
                 if boot.sector_size == sector:
                     return boot, f"{error}; the copy at {place} was used"

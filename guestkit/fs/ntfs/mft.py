@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs.content import open_pieces
 from guestkit.fs.ntfs.record import Piece, Record, parse_pieces, parse_record
@@ -122,8 +122,6 @@ class Table:
         if data is None or len(data) < (number - first + 1) * size:  # it may have ended there when the table was found
             try:
                 data = self._source.read(first * size, min(_WINDOW, self.count - first) * size)
-            except WouldBlock:
-                raise
             except GuestkitError:  # what is damaged may be a neighbour
                 return self._source.read(number * size, size)
             self._volume.cache.put(key, data, len(data) + 100)
@@ -134,8 +132,6 @@ class Table:
         place = self._volume.boot.mirror * self._volume.cluster + number * self.record_size
         try:
             found = parse_record(self._volume.device.read(place, self.record_size), number)
-        except WouldBlock:
-            raise
         except GuestkitError:
             raise error from None
         self._volume.damage.add(f"MFT record {number}", f"{error.message}; the mirror's copy was used")
@@ -162,8 +158,6 @@ class Table:
             else:
                 try:
                     data = source.read(first * size, (last - first + 1) * size)
-                except WouldBlock:
-                    raise
                 except GuestkitError:  # one by one, so that only those are lost that cannot be read
                     for number in numbers[at:stop]:
                         yield number, self._one(number)
@@ -178,8 +172,6 @@ class Table:
             return NotFound(f"no MFT record {number}")
         try:
             return self._raw(number)
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             return error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound
 from guestkit.fs.base import State
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs.directory import ROOT, Directories
@@ -68,8 +68,6 @@ def read_state(volume: Volume, inodes: Inodes, directories: Directories, flags: 
     for what in ("$LogFile", "hiberfil.sys"):
         try:
             reason = _log_reason(inodes) if what == "$LogFile" else _hibernation(inodes, directories)
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             volume.damage.add(what, error)
             reason = f"{what} cannot be read"
