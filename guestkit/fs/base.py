@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, SourceError, Unsupported
 from guestkit.source import Source
+
+T = TypeVar("T")
 
 # struct dirent's d_type, for DirEntry.type; 0 where the format does not say
 DT_UNKNOWN, DT_FIFO, DT_CHR, DT_DIR, DT_BLK, DT_REG, DT_LNK, DT_SOCK = 0, 1, 2, 4, 6, 8, 10, 12
@@ -45,6 +47,11 @@ class DirEntry(NamedTuple):
     ino: int  # inode key
     type: int  # DT_*
     cookie: int
+
+
+RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
+# in the end ({directory: its entries, as scan() yields them}, {inode key: Stat, as scan_stat() gives it})
+Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
 
 
 class Link(NamedTuple):
@@ -140,6 +147,16 @@ class Problems:
         return tuple(self._seen)
 
 
+def whole(work: Generator[None, None, T]) -> T:
+    """What `work` returns, done without a pause."""
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
 # what walk() tells of a directory that it could not list in full: (path, error)
 Failed = Callable[[bytes, GuestkitError], None]
 
@@ -190,6 +207,15 @@ class FileSystem(ABC):
             except (Corrupt, NotFound, Unsupported) as error:
                 self.damage.add(f"inode {entry.ino}", error)
                 yield entry, None
+
+    def scan_small(self, directories: Sequence[int]) -> Small:
+        """The whole of those among `directories` that are small and without a flaw, read together.
+
+        Pauses (yields None) every 100 us or so, for whoever has something else to do. Others are left out:
+        scan_stat() lists them, and raises what it has to. May leave out all.
+        """
+        yield
+        return {}, {}
 
     @abstractmethod
     def readlink(self, ino: int) -> Link:

@@ -6,44 +6,68 @@ read as soon as it has been opened. Both are bounded, and rest when what they pr
 
 from __future__ import annotations
 
-import stat as _stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
-
-import pyfuse3
+from typing import Any, Protocol
 
 from guestkit.errors import GuestkitError, WouldBlock
 from guestkit.fs.base import Stat
-from guestkit.namespace import Entry, Namespace
+from guestkit.fuse.nodes import ROOT, TABLE
+from guestkit.namespace import KEY_BITS, Entry, Namespace
 from guestkit.source import Source
 
 _DOT, _DOT_DOT = (1 << 63) - 2, (1 << 63) - 1  # cookies: readers' end below them
 READY = 192  # entries, about one reply
-_PIECE = 48  # entries prepared before the descriptor is looked at again
+_PIECE = 32  # entries prepared before the descriptor is looked at again
 _LONGEST_NAME = 1024  # bytes; with a longer one the kernel refuses the whole listing
+_NUMBER = (1 << 64) - 1
 _NO_NAMES = (b"", b".", b"..")
-_MOST_SUBDIRECTORIES = 256
-_MOST_WANTED = 512  # subdirectories
+_MOST_SUBDIRECTORIES = 4096
+_LARGE = 1 << 16  # bytes of a directory that is listed by itself
+_TOGETHER = 16  # directories that are listed together
+_MOST_WANTED = 8192  # subdirectories
 _MOST_ABOVE = 4096  # directories whose parent is known without reading them
 _MOST_PREPARED = 768  # entries of one directory
-_MOST_HELD = 6144  # entries of all prepared directories
+_MOST_HELD = 24576  # entries of all prepared directories
 _FILE_START = 128 << 10  # bytes, the kernel's first buffered read
 _MOST_STARTS = 8  # files whose start is held
-_CREDIT = 64.0
+_CREDIT = 512.0
 
-EntryMaker = Callable[[int, int, Stat | None, int], Any]
+# (directory, node, stat, DT_*, name, cookie) -> (number, encoded entry)
+EntryMaker = Callable[[int, int, Stat | None, int, bytes, int], tuple[int, Any]]
+
+
+class EntryForm(Protocol):
+    """How entries are encoded for the kernel."""
+
+    overflow: type[Exception]  # what of() raises for a Stat that does not fit
+
+    def of(self, number: int, status: Stat, name: bytes = b"", cookie: int = 0) -> Any:
+        """`status` under `number`; with a name: as an entry of a listing."""
+
+    def listed(self, entries: Iterable[Entry]) -> list[tuple[bytes, Any, int, int]]:
+        """(name, encoded entry, cookie, 0) of entries whose numbers are their nodes and which have a Stat."""
+
+    def unknown(self, number: int, kind: int, name: bytes = b"", cookie: int = 0) -> Any:
+        """An entry of a listing whose inode cannot be read: getattr or lookup tells why."""
+
+    def dots(self, number: int, kind: int, name: bytes, cookie: int) -> Any:
+        """ "." or "..", of which only number and type count."""
 
 
 class Directory:
-    """A listing in progress. `pending` holds (name, attributes, cookie); `cookie` is that of the last one replied."""
+    """A listing in progress; `cookie` is that of the last entry replied.
+
+    `pending` holds (name, encoded entry, cookie, number); the number is 0 where the kernel need not count it.
+    """
 
     __slots__ = (
         "_above",
         "_behind",
         "_entry",
         "_error",
+        "_form",
         "_iterator",
         "_namespace",
         "cookie",
@@ -54,16 +78,23 @@ class Directory:
     )
 
     def __init__(
-        self, namespace: Namespace, node: int, cookie: int, entry: EntryMaker, above: dict[int, int] | None = None
+        self,
+        namespace: Namespace,
+        node: int,
+        cookie: int,
+        entry: EntryMaker,
+        form: EntryForm,
+        above: dict[int, int] | None = None,
     ) -> None:
-        """`above` is shared: the parents of directories that were listed and not yet entered."""
+        """`entry` makes what `form` alone does not; `above` is shared: the parents of directories not yet entered."""
         self.node = node
         self.cookie = cookie
-        self.pending: list[tuple[bytes, Any, int]] = []
-        self.subs: list[int] = []
+        self.pending: list[tuple[bytes, Any, int, int]] = []
+        self.subs: dict[int, int] = {}  # with their sizes in bytes
         self.ended = False
         self._namespace = namespace
         self._entry = entry
+        self._form = form
         self._above = {} if above is None else above
         self._iterator: Iterator[Entry] | None = None
         self._behind = cookie
@@ -79,7 +110,7 @@ class Directory:
             raise self._error
         if self.ended:
             return
-        made: list[tuple[bytes, Any, int]] = []
+        made: list[tuple[bytes, Any, int, int]] = []
         try:
             if self._behind in (0, _DOT):
                 made += self._dots(self._behind == _DOT)
@@ -87,22 +118,15 @@ class Directory:
             if self._iterator is None:
                 start = 0 if self._behind == _DOT_DOT else self._behind
                 self._iterator = iter(self._namespace.scan_stat(self.node, start))
-            taken = 0
-            node = self.node
-            for name, child, kind, cookie, status in islice(self._iterator, count):
-                taken += 1
-                self._behind = cookie
-                if len(name) > _LONGEST_NAME or b"/" in name or b"\0" in name or name in _NO_NAMES:
-                    continue
-                try:
-                    entry = self._entry(node, child, status, kind)
-                except OverflowError:  # getattr refuses it
-                    entry = self._entry(node, child, None, kind)
-                made.append((name, entry, cookie))
-                if status is not None and status.mode & 0xF000 == 0x4000 and len(self.subs) < _MOST_SUBDIRECTORIES:
-                    self.subs.append(child)
-                    self._above[child] = node
-            self.ended = taken < count
+            entries: list[Entry] = []
+            try:
+                for entry in islice(self._iterator, count):
+                    entries.append(entry)
+                self.ended = len(entries) < count
+            finally:
+                if entries:
+                    made += self._encoded(entries)
+                    self._behind = entries[-1].cookie
         except WouldBlock:
             self._restart(made)
             if not made:
@@ -117,13 +141,67 @@ class Directory:
             raise
         self.pending = self.pending + made if self.pending else made
 
-    def _restart(self, made: list[tuple[bytes, Any, int]]) -> None:
+    def take(self, entries: list[Entry]) -> Iterator[None]:
+        """Be the listing of a directory that consists of `entries`; with a pause now and then."""
+        self.pending = self._dots(False)
+        for at in range(0, len(entries), _PIECE):
+            self.pending += self._encoded(entries[at : at + _PIECE])
+            yield
+        self.ended = True
+
+    def _encoded(self, entries: list[Entry]) -> list[tuple[bytes, Any, int, int]]:
+        """`entries` as `pending` holds them, without the names that may not be shown."""
+        names = [entry[0] for entry in entries]
+        lengths = list(map(len, names))
+        joined = b"".join(names)
+        if min(lengths) < 3 or max(lengths) > _LONGEST_NAME or b"/" in joined or b"\0" in joined:
+            entries = [
+                entry
+                for entry in entries
+                if len(entry[0]) <= _LONGEST_NAME and not (b"/" in entry[0] or b"\0" in entry[0])
+                if entry[0] not in _NO_NAMES
+            ]
+        node, root, subs = self.node, self._namespace.root, self.subs
+        low = max(node >> KEY_BITS << KEY_BITS, ROOT + 1)
+        high = min((node >> KEY_BITS) + 1 << KEY_BITS, TABLE)
+        made: list[tuple[bytes, Any, int, int]] = []
+        run: list[Entry] = []
+        for entry in entries:
+            _, child, _, _, status = entry
+            mode = 0 if status is None else status[1] & 0xF000
+            # most are numbered by their node and told by their Stat alone
+            if mode != 0xA000 and low <= child < high and child != root and mode:
+                run.append(entry)
+            else:
+                made += self._usual(run)
+                run = []
+                made.append(self._one(entry))
+            if mode == 0x4000 and len(subs) < _MOST_SUBDIRECTORIES:
+                subs[child] = status[6]  # type: ignore[index]  # a mode comes from a Stat
+                self._above[child] = node
+        return made + self._usual(run) if made else self._usual(run)
+
+    def _usual(self, entries: list[Entry]) -> list[tuple[bytes, Any, int, int]]:
+        try:
+            return self._form.listed(entries)
+        except self._form.overflow:
+            return [self._one(entry) for entry in entries]
+
+    def _one(self, entry: Entry) -> tuple[bytes, Any, int, int]:
+        name, child, kind, cookie, status = entry
+        try:
+            number, encoded = self._entry(self.node, child, status, kind, name, cookie)
+        except self._form.overflow:  # getattr refuses it
+            number, encoded = self._entry(self.node, child, None, kind, name, cookie)
+        return name, encoded, cookie, number if number >= TABLE else 0
+
+    def _restart(self, made: list[tuple[bytes, Any, int, int]]) -> None:
         """Go on behind the last entry that was made; the one that would have waited comes again."""
         self._iterator = None
         self._behind = made[-1][2] if made else self.pending[-1][2] if self.pending else self.cookie
 
-    def _dots(self, only_second: bool) -> list[tuple[bytes, Any, int]]:
-        known = self._above
+    def _dots(self, only_second: bool) -> list[tuple[bytes, Any, int, int]]:
+        known, form = self._above, self._form
         above = known.pop(self.node, None)
         if above is None:
             above = self.node
@@ -136,24 +214,27 @@ class Directory:
                 del known[next(iter(known))]
             except (StopIteration, KeyError, RuntimeError):  # another thread was quicker
                 break
-        dots = [(b"..", self._directory(above), _DOT_DOT)]
-        return dots if only_second else [(b".", self._directory(self.node), _DOT), *dots]
-
-    @staticmethod
-    def _directory(node: int) -> Any:
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = node & (1 << 64) - 1
-        entry.st_mode = _stat.S_IFDIR
-        return entry
+        dots = [(b"..", form.dots(above & _NUMBER, 4, b"..", _DOT_DOT), _DOT_DOT, 0)]
+        return dots if only_second else [(b".", form.dots(self.node & _NUMBER, 4, b".", _DOT), _DOT, 0), *dots]
 
 
 class Ahead:
     """What is prepared. Used by the FUSE thread only, but for opened()."""
 
-    def __init__(self, listing: Callable[[int, int], Directory]) -> None:
+    def __init__(
+        self,
+        listing: Callable[[int, int], Directory],
+        scan_small: Callable[[Sequence[int]], Generator[None, None, dict[int, list[Entry]]]],
+    ) -> None:
+        """`listing` begins a listing; `scan_small` is Namespace.scan_small."""
         self._listing = listing
-        self._wanted: dict[int, None] = {}  # the last is done first: that is where a client goes next
-        self._current: Directory | None = None
+        self._scan_small = scan_small
+        self._group: list[int] = []  # what `_work` is about to list
+        self._alone = False  # it is one large directory
+        self._current: Directory | None = None  # is being listed by `_work`
+        self._work: Iterator[None] | None = None
+        # with sizes in bytes; the last is done first: that is where a client goes next
+        self._wanted: dict[int, int] = {}
         self._going_on: Directory | None = None
         self._ready: dict[int, Directory] = {}
         self._held = 0
@@ -184,39 +265,66 @@ class Ahead:
             if going_on.ended or len(going_on.pending) >= READY:
                 self._going_on = None
             return True
-        current = self._current
-        if current is None:
-            if not self._wanted or self._credit <= 0:
+        if self._work is None and (self._credit <= 0 or self._held >= _MOST_HELD):
+            return False
+        return self._prepare()
+
+    def _prepare(self) -> bool:
+        """Do a piece of listing those that are wanted next; False when there are none."""
+        if self._work is None:
+            self._group = []
+            self._alone = False
+            while self._wanted and len(self._group) < _TOGETHER and not self._alone:
+                node, size = self._wanted.popitem()
+                if size > _LARGE and self._group:
+                    self._wanted[node] = size
+                    break
+                self._group.append(node)
+                self._alone = size > _LARGE
+            if not self._group:
                 return False
-            node, _ = self._wanted.popitem()
-            if node in self._ready:
-                return True
-            current = self._current = self._listing(node, 0)
+            self._work = self._listed_together(self._group)
         try:
-            current.fill(_PIECE)
-        except Exception:  # the request itself will meet it again and tell
-            self._current = None
-            return True
-        if current.ended or len(current.pending) >= _MOST_PREPARED:
-            self._current = None
-            self._credit -= 1
-            self._ready[current.node] = current
-            self._held += len(current.pending)
-            while self._held > _MOST_HELD:
-                self._held -= len(self._ready.pop(next(iter(self._ready))).pending)
+            next(self._work)
+        except StopIteration:
+            self._work = None
+        except Exception:  # the requests themselves will meet it again and tell
+            self._work = self._current = None
         return True
+
+    def _listed_together(self, group: list[int]) -> Iterator[None]:
+        small = yield from self._scan_small(group)
+        subs: dict[int, int] = {}
+        for node in group:
+            self._current = listing = self._listing(node, 0)
+            if node in small:
+                yield from listing.take(small[node])
+            while not listing.ended and len(listing.pending) < _MOST_PREPARED:
+                listing.fill(_PIECE)
+                yield
+            self._current = None
+            subs |= listing.subs
+            listing.subs = {}
+            self._keep(listing)
+        self._want(subs)
+
+    def _keep(self, listing: Directory) -> None:
+        self._credit -= 1
+        self._ready[listing.node] = listing
+        self._held += len(listing.pending)
 
     # directories
 
     def listed(self, listing: Directory) -> None:
-        """A client has read `listing` to its end: its subdirectories are likely to be next."""
-        if not listing.subs:
-            return
+        """The whole of a directory is listed: its subdirectories come next, before what was wanted earlier."""
+        self._want(listing.subs)
+        listing.subs = {}
+
+    def _want(self, nodes: dict[int, int]) -> None:
         wanted = self._wanted
-        for node in reversed(listing.subs):
+        for node in reversed(nodes):
             wanted.pop(node, None)
-            wanted[node] = None
-        listing.subs = []
+            wanted[node] = nodes[node]
         while len(wanted) > _MOST_WANTED:
             del wanted[next(iter(wanted))]
 
@@ -227,11 +335,16 @@ class Ahead:
     def listing(self, node: int) -> Directory | None:
         """What is prepared of directory `node`."""
         self._wanted.pop(node, None)
+        if node in self._group and not self._alone:
+            while self._work is not None and node not in self._ready:
+                self._prepare()
         ready = self._ready.pop(node, None)
         if ready is not None:
             self._held -= len(ready.pending)
         elif self._current is not None and self._current.node == node:
-            ready, self._current = self._current, None
+            ready, self._current, self._work = self._current, None, None
+        elif self._ready:  # a client goes another way: what was prepared longest ago makes room
+            self._held -= len(self._ready.pop(next(iter(self._ready))).pending)
         self._credit = min(_CREDIT, self._credit + (2 if ready is not None else 0.25))
         return ready
 

@@ -59,7 +59,7 @@ def serve(
     """Show `namespace` at the directory `mountpoint`, until it is unmounted or stop() is called.
 
     `ready` is called once, when the mount answers. `command_line`: SIGTERM, SIGINT and SIGHUP end it, and what
-    libfuse prints on stderr goes into the error instead. `plain_loop`: pyfuse3's own session loop.
+    libfuse prints on stderr goes into the error instead. `plain_loop`: pyfuse3's own session loop asks and answers.
     Raises: Busy while another mount of this process is served; Unsupported without pyfuse3; GuestkitError when
     mounting fails.
     """
@@ -108,53 +108,48 @@ def _serve(
             f"mounting without {error.name or 'pyfuse3'} (pip install 'guestkit[mount]'; "
             "needs the development files of fuse3, pkg-config and a C compiler)"
         ) from None
-    from guestkit.fuse.operations import Operations
+    from guestkit.fuse.direct import Direct, descriptor, opened
+    from guestkit.fuse.plain import Operations
 
     prepare(mountpoint, nonempty=options.nonempty)
     place = os.path.realpath(mountpoint)
     if hasattr(namespace, "prefix"):
         namespace.prefix = b"" if place == "/" else os.fsencode(place)
-    operations = Operations(namespace, options)
-    _start(pyfuse3, operations, place, options, command_line)
+    before = opened()
+    _start(pyfuse3, Operations(namespace, options), place, options, command_line)
+    fd = -1 if plain_loop else descriptor(before)
+    direct = None if fd < 0 else Direct(fd, namespace, options)
     patient, patience.may_block = patience.may_block, False
     try:
         if not session.stopped:
-            trio.run(_main, session, operations, ready, plain_loop)
+            trio.run(_main, session, direct, ready)
     finally:
         patience.may_block = patient
         pyfuse3.close(unmount=True)
 
 
-async def _main(session: _Session, operations: Any, ready: Callable[[], None] | None, plain_loop: bool) -> None:
+async def _main(session: _Session, direct: Any, ready: Callable[[], None] | None) -> None:
+    """Serve by `direct`, or by pyfuse3's own session loop when that is None."""
     import pyfuse3
     import trio
-
-    from guestkit.fuse.loop import SpinningLoop, unsuitable
 
     with trio.CancelScope() as scope:
 
         def end() -> None:
-            pyfuse3.terminate()
+            if direct is None:
+                pyfuse3.terminate()
             scope.cancel()
 
         session.end = end
         session.token = trio.lowlevel.current_trio_token()
         if session.stopped:
             return
+        if direct is not None:
+            await direct.run(ready)
+            return
         if ready is not None:
             ready()
-        reason = "" if plain_loop else unsuitable(pyfuse3, trio)
-        if reason:
-            import logging
-
-            logging.getLogger("guestkit.fuse").info("pyfuse3's own session loop is used: %s", reason)
-        if plain_loop or reason:
-            await pyfuse3.main()
-            return
-        loop = SpinningLoop(trio, pyfuse3, operations.ahead.idle)
-        operations.before_waiting = loop.relieve
-        operations.after_waiting = loop.relieved
-        await loop.run()
+        await pyfuse3.main()
 
 
 def _start(pyfuse3: Any, operations: Any, place: str, options: MountOptions, command_line: bool) -> None:

@@ -115,7 +115,7 @@ def test_a_copy_taken_while_mounted_reads_as_the_kernel_reads_it(block: int, jou
     run("mount", "-o", f"loop,commit=300,data={journal}", live, root)
     try:
         (root / "a").write_bytes(b"A" * 3000)
-        run("sync")
+        run("sync", "-f", root)
         time.sleep(1)
         (root / "a").unlink()
         for index in range(150):

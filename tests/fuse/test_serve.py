@@ -1,4 +1,4 @@
-"""A real mount, driven by real tools, with both session loops."""
+"""A real mount, driven by real tools, answered directly and by pyfuse3's own session loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -17,9 +18,10 @@ from memory import Failing, MemoryFS, Slow, load
 from guestkit.errors import Busy, Corrupt, NotFound, Unsupported
 from guestkit.fuse import MountOptions, serve, stop
 from guestkit.namespace import MountTable
+from guestkit.source import FileSource
 
 pytestmark = pytest.mark.fuse
-both_loops = pytest.mark.parametrize("plain_loop", [False, True], ids=["spinning", "plain"])
+both_loops = pytest.mark.parametrize("plain_loop", [False, True], ids=["direct", "plain"])
 
 
 def output(*command: str | os.PathLike[str]) -> str:
@@ -364,23 +366,108 @@ def test_wide_nodes_and_odd_numbers(mounted):
     assert mount.end() == 0
 
 
-def test_an_untested_pyfuse3_gets_its_own_loop(mounted, monkeypatch):
-    import pyfuse3
-    import trio
+def test_without_a_descriptor_of_its_own_the_plain_loop_serves(mounted, monkeypatch):
+    """Whoever has another mount's descriptor open gets pyfuse3's loop: which of the two is meant cannot be told."""
+    import guestkit.fuse.direct as direct
 
-    from guestkit.fuse.loop import unsuitable
-
-    assert unsuitable(pyfuse3, trio) == ""
-    monkeypatch.setattr(pyfuse3, "__version__", "9.0.0")
-    assert "not one of those tested" in unsuitable(pyfuse3, trio)
+    monkeypatch.setattr(direct, "descriptor", lambda before: -1)
+    monkeypatch.setattr(direct, "Direct", None)
     fs = MemoryFS()
     fs.file(2, b"file", b"x")
     mount = mounted(fs)
     assert (mount.at / "file").read_bytes() == b"x"
     assert mount.end() == 0
-    monkeypatch.undo()
-    monkeypatch.delattr(pyfuse3, "_session_loop")
-    assert "session loop" in unsuitable(pyfuse3, trio)
+
+
+def test_init_speaks_what_both_sides_know():
+    from guestkit.errors import GuestkitError
+    from guestkit.fuse import protocol
+
+    def ask(major, minor):
+        return protocol.init_reply(struct.pack("=IIII", major, minor, 131072, 0xFFFFFFFF))
+
+    reply, served = ask(7, 45)
+    major, minor, readahead, flags = struct.unpack_from("=IIII", reply)
+    assert served and (major, minor, readahead, len(reply)) == (7, 31, 131072, 64)
+    assert flags & 1 << 13 and not flags & 1 << 14 and not flags & 1 << 16  # readdirplus always; no write-back
+    assert struct.unpack_from("=II", ask(7, 25)[0]) == (7, 25) and len(ask(7, 20)[0]) == 24
+    reply, served = ask(8, 0)
+    assert not served and struct.unpack_from("=II", reply) == (7, 31)
+    with pytest.raises(GuestkitError, match="is too old"):
+        ask(7, 8)
+
+
+def test_holes_can_be_sought(mounted, tmp_path):
+    plain = tmp_path / "sparse"
+    with plain.open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(300 << 10)
+        file.write(bytes(range(256)) * 256)
+    fs = MemoryFS()
+    fs.file(2, b"sparse", FileSource.open(plain))
+    fs.file(2, b"dense", b"x" * 5000)
+    mount = mounted(fs)
+    for name, wanted in (("sparse", plain), ("dense", None)):
+        fd = os.open(mount.at / name, os.O_RDONLY)
+        try:
+            if wanted is None:
+                assert os.lseek(fd, 10, os.SEEK_DATA) == 10 and os.lseek(fd, 0, os.SEEK_HOLE) == 5000
+                with pytest.raises(OSError) as caught:
+                    os.lseek(fd, 5000, os.SEEK_DATA)
+                assert caught.value.errno == errno.ENXIO
+                continue
+            other = os.open(wanted, os.O_RDONLY)
+            for offset in (0, 4096, 300 << 10, 310 << 10, 400 << 10):
+                for whence in (os.SEEK_DATA, os.SEEK_HOLE):
+                    assert _seek(fd, offset, whence) == _seek(other, offset, whence)
+            os.close(other)
+        finally:
+            os.close(fd)
+    output("cp", mount.at / "sparse", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == plain.read_bytes()
+    assert mount.end() == 0
+
+
+def _seek(fd, offset, whence):
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as error:
+        return error.errno
+
+
+def test_a_second_listing_asks_nothing(mounted):
+    fs = MemoryFS()
+    inner = fs.directory(2, b"inner")
+    for number in range(700):
+        fs.file(inner, b"a name of some length %d" % number, b"x")
+    mount = mounted(fs)
+    listed = sorted(os.listdir(mount.at / "inner"))
+    assert len(listed) == 700
+    before = mount.cpu_seconds()
+    for _ in range(300):
+        assert len(os.listdir(mount.at / "inner")) == 700
+    assert mount.cpu_seconds() - before < 0.1
+    with os.scandir(mount.at / "inner") as entries:  # a listing that is left and begun again
+        next(entries)
+    assert sorted(os.listdir(mount.at / "inner")) == listed
+    assert mount.end() == 0
+
+
+def test_a_request_that_is_no_request_gets_an_error(mounted):
+    """ioctl, fallocate and the like are refused and not left without an answer."""
+    import fcntl
+
+    fs = MemoryFS()
+    fs.file(2, b"file", b"x")
+    mount = mounted(fs)
+    fd = os.open(mount.at / "file", os.O_RDONLY)
+    with pytest.raises(OSError) as caught:
+        fcntl.ioctl(fd, 0x80086601)  # FS_IOC_GETFLAGS
+    assert caught.value.errno in (errno.ENOTTY, errno.ENOSYS, errno.EOPNOTSUPP)
+    os.fsync(fd)
+    os.close(fd)
+    assert (mount.at / "file").read_bytes() == b"x"
+    assert mount.end() == 0
 
 
 def test_the_table_of_numbers_forgets_with_the_kernel():

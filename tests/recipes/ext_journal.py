@@ -263,4 +263,4 @@ def make_encrypted(recipe: Any, image: Path) -> None:
         (folder / "sub").mkdir()
         trees.write(folder / "sub" / "inner", b"inner")
         os.mkfifo(folder / "fifo")
-        os.sync()
+        run("sync", "-f", top)

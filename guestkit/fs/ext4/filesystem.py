@@ -21,12 +21,12 @@ from guestkit.errors import (
     SourceError,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Small, Stat, State, StatVfs, whole
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
 from guestkit.fs.ext4.groups import Groups
-from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Inode, InodeTable
+from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Found, Inode, InodeTable
 from guestkit.fs.ext4.listing import Directories, Raw
 from guestkit.fs.ext4.statfs import statvfs
 from guestkit.fs.ext4.superblock import Superblock
@@ -37,6 +37,7 @@ from guestkit.source import Source
 
 _new = tuple.__new__
 _MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
+_PIECE = 32  # inodes that scan_small() decodes before it pauses
 _TOGETHER = 64  # directories that a walk lists together
 _BATCH = 65536  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
 _SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
@@ -90,12 +91,20 @@ class Ext4(FileSystem):
             for entry in batch:
                 yield _new(DirEntry, entry), stats[entry[1]]
 
+    def scan_small(self, directories: Sequence[int]) -> Small:
+        plain = yield from self._together.entries(directories)
+        found = Found({}, {})
+        yield from self.table.stat_pieces({entry[1] for entries in plain.values() for entry in entries}, found, _PIECE)
+        return plain, self._told(found)
+
     def _batches(self, directory: int) -> Iterator[list[Raw]]:
         yield from self._directories.batches(self._directories.open(directory))
 
     def _stats(self, inos: set[int]) -> dict[int, Stat | None]:
         """The stat of each inode; None, and a problem, where stat() would raise."""
-        found = self.table.stat_many(inos)
+        return self._told(self.table.stat_many(inos))
+
+    def _told(self, found: Found) -> dict[int, Stat | None]:
         if not found.bad and not self._encrypts:
             return found.stats
         for ino, error in found.bad.items():
@@ -118,7 +127,7 @@ class Ext4(FileSystem):
         while pending:
             group = pending[-_TOGETHER:]
             del pending[-_TOGETHER:]
-            plain = self._together.entries([current for _, current, _ in group])
+            plain = whole(self._together.entries([current for _, current, _ in group]))
             together = self._stats({entry[1] for entries in plain.values() for entry in entries})
             for prefix, current, above in group:
                 above = (*above, current)

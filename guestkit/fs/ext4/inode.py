@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from guestkit.checksum import crc32c, crc32c_extend
@@ -167,8 +168,14 @@ class InodeTable:
 
         Raises: WouldBlock.
         """
-        stats: dict[int, Stat | None] = {}
-        bad: dict[int, GuestkitError] = {}
+        found = Found({}, {})
+        for _ in self.stat_pieces(inos, found, _COLUMN):
+            pass
+        return found
+
+    def stat_pieces(self, inos: set[int], found: Found, column: int) -> Iterator[None]:
+        """As stat_many, into `found`, with a pause after every `column` inodes at the latest."""
+        stats, bad = found
         ordered = sorted(inos)
         first, last = self._first_ino, self._super.inodes_count
         begin, end = bisect_left(ordered, first), bisect_right(ordered, last)
@@ -191,10 +198,12 @@ class InodeTable:
             except (Corrupt, SourceError) as error:
                 bad.update(dict.fromkeys(members, error))
                 continue
-            if self._form is not None and len(members) >= _FEW:
-                members = self._decode_columns(self._form, data, low, members, stats)
-            self._decode_each(data, low, members, stats, bad)
-        return Found(stats, bad)
+            for at in range(0, len(members), column):
+                part = members[at : at + column]
+                if self._form is not None and len(part) >= _FEW:
+                    part = self._decode_columns(self._form, data, low, part, stats)
+                self._decode_each(data, low, part, stats, bad)
+                yield
 
     def _read_run(self, first: int, last: int) -> bytes:
         """The records of the inodes from `first` to `last`, all of one group. Raises: Corrupt, SourceError."""
@@ -207,22 +216,20 @@ class InodeTable:
     ) -> list[int]:  # fmt: skip
         """Decode those of `members` that are usual; return the others. `base`: the first inode in `data`."""
         size, start = self._size, base * self._size
+        if members[-1] - members[0] == len(members) - 1:
+            records = data[members[0] * size - start : (members[-1] + 1) * size - start]
+        else:
+            records = b"".join([data[at : at + size] for at in [ino * size - start for ino in members]])
+        found = stats_of(records, members, form)
+        stats.update(zip(members, found, strict=True))
         keep, token = self._blocks.cache.put, self._token
         left = []
-        for begin in range(0, len(members), _COLUMN):
-            part = members[begin : begin + _COLUMN]
-            if part[-1] - part[0] == len(part) - 1:
-                records = data[part[0] * size - start : (part[-1] + 1) * size - start]
-            else:
-                records = b"".join([data[at : at + size] for at in [ino * size - start for ino in part]])
-            found = stats_of(records, part, form)
-            stats.update(zip(part, found, strict=True))
-            for at, stat in enumerate(found):
-                if stat is None:
-                    left.append(part[at])
-                elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
-                    inode = Inode(records[at * size : (at + 1) * size], stat, self._acl_high)
-                    keep((token, "i", stat[0]), inode, 700 + size)
+        for at, stat in enumerate(found):
+            if stat is None:
+                left.append(members[at])
+            elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
+                inode = Inode(records[at * size : (at + 1) * size], stat, self._acl_high)
+                keep((token, "i", stat[0]), inode, 700 + size)
         return left
 
     def _decode_each(

@@ -7,7 +7,7 @@ byte. Everything else is left to Directories, which looks with care and tells wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from guestkit.checksum import crc32c_extend
 from guestkit.errors import GuestkitError
@@ -19,6 +19,7 @@ from guestkit.fs.ext4.listing import Raw
 _MOST_BLOCKS = 4  # of one directory
 _GAP = 4  # blocks not asked for that are read along rather than starting another read
 _RUN = 64  # blocks that one read takes at most
+_PIECE = 8  # entries
 
 _LEFT = INDEX_FL | CASEFOLD_FL | ENCRYPT_FL | INLINE_DATA_FL | EXTENTS_FL  # EXTENTS_FL alone must be set
 _one_extent = struct.Struct("<HHHH4xIHHI").unpack_from  # a header and the extent behind it
@@ -38,8 +39,8 @@ class Together:
         self._extend = crc32c_extend() if sup.metadata_csum else None
         self._seed = sup.checksum_seed ^ 0xFFFFFFFF
 
-    def entries(self, inos: Sequence[int]) -> dict[int, list[Raw]]:
-        """The entries of those directories among `inos` that are plain; nothing of the others."""
+    def entries(self, inos: Sequence[int]) -> Generator[None, None, dict[int, list[Raw]]]:
+        """The entries of those directories among `inos` that are plain; nothing of the others. Pauses now and then."""
         wanted: list[tuple[int, int, int, int]] = []  # first block, count, inode, checksum seed
         size, low, high = self._size, self._blocks.first, self._blocks.count
         extend, seed = self._extend, self._seed
@@ -80,7 +81,10 @@ class Together:
                 names = self._parse(run, (block - first) * size, count, own)
                 if names is not None:
                     found[ino] = names
+                    if len(names) > _PIECE:
+                        yield
             at = stop
+            yield
         return found
 
     def _parse(self, run: bytes, at: int, count: int, seed: int) -> list[Raw] | None:
