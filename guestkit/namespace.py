@@ -1,7 +1,8 @@
 """Namespace: one tree of names over mounted filesystems. Mounts, nodes and path resolution, here and only here.
 
 A node is an int that holds the mount index and the inode key. Every place where a filesystem is mounted has its
-own mount index, so the same filesystem at two places gives different nodes. Mount points are keyed by node.
+own mount index, so the same filesystem at two places gives different nodes. Mount points are keyed by node. The node
+of a named stream holds the stream's name as well: a path leads to it by "name:stream", where no file has that name.
 Nothing above this module sees a FileSystem, so that a writable overlay can be another implementation.
 """
 
@@ -19,18 +20,19 @@ from guestkit.errors import (
     InvalidArgument,
     LinkLoop,
     NameTooLong,
+    NoAttribute,
     NotADirectory,
     NotFound,
-    SourceError,
-    Unsupported,
 )
-from guestkit.fs.base import Failed, FileSystem, Link, Problem, Stat, StatVfs
+from guestkit.fs.base import SKIPPED, Failed, FileSystem, Link, Problem, Stat, StatVfs
 from guestkit.resolve import resolve
 from guestkit.source import Source
 
 KEY_BITS = 52
 _KEY_MASK = (1 << KEY_BITS) - 1
 _WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
+_STREAM_BITS = 192
+_STREAM = 1 << _STREAM_BITS  # a node from here on is a named stream's: the name, above the node of its file
 _new = tuple.__new__  # a NamedTuple at half the price
 MAX_LINKS = 40
 MAX_PATH = 4096  # bytes of a path argument
@@ -78,8 +80,21 @@ def node_of(index: int, key: int) -> int:
 def split_node(node: int) -> tuple[int, int]:
     """(mount index, inode key) of a node."""
     if node >= _WIDE:
-        return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
+        node &= _STREAM - 1
+        if node >= _WIDE:
+            return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
     return node >> KEY_BITS, node & _KEY_MASK
+
+
+def stream_node(node: int, stream: bytes) -> int:
+    """The node of a named stream of the file or directory `node`; the name is not empty and holds no NUL."""
+    return int.from_bytes(stream) << _STREAM_BITS | node
+
+
+def stream_of(node: int) -> bytes:
+    """The name of the stream that a node stands for; b"" for a file's own bytes."""
+    name = node >> _STREAM_BITS
+    return name.to_bytes((name.bit_length() + 7) // 8) if name else b""
 
 
 @dataclass(frozen=True)
@@ -170,12 +185,36 @@ class MountTable:
 
     def lookup(self, directory: int, name: bytes) -> int:
         """Return the node of `name`, never "." or "..". Raises: NotFound, NotADirectory, NameTooLong, Corrupt."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         node = node_of(index, self._fs(index).lookup(key, name))
         return self._covered.get(node, node)
 
+    def named(self, directory: int, name: bytes, *, fold: bool = False) -> int:
+        """As lookup(), for a name of a path: "name:stream" leads to a named stream where no file has that name.
+
+        As ntfs-3g with streams_interface=windows, "name:" is the file itself, and links are not followed to a stream.
+        `fold`: as in resolve().
+        """
+        find = self._lookup_fold if fold else self.lookup
+        try:
+            return find(directory, name)
+        except NotFound:
+            file, colon, stream = name.partition(b":")
+            if not file or not colon or not self._fs(split_node(directory)[0]).has_streams:
+                raise
+        node = find(directory, file)
+        if not stream:
+            return node
+        index, key = split_node(node)
+        self._fs(index).stream_stat(key, stream)
+        return stream_node(node, stream)
+
     def parent(self, directory: int) -> int:
         """Return the node above a directory; ".." of a confined root, and of the root of all, is itself."""
+        if directory >= _STREAM:
+            raise NotADirectory
         mount = self.mount_of(directory)
         key = split_node(directory)[1]
         while key == mount.root:
@@ -187,6 +226,8 @@ class MountTable:
 
     def scan(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
         """Yield the entries behind `cookie`. Raises: as FileSystem.scan."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         covered = self._covered
         for entry in self._fs(index).scan(key, cookie):
@@ -198,6 +239,8 @@ class MountTable:
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
         """As scan, with Stat."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         covered = self._covered
         for entry, status in self._fs(index).scan_stat(key, cookie):
@@ -217,10 +260,14 @@ class MountTable:
 
     def stat(self, node: int) -> Stat:
         index, key = split_node(node)
+        if node >= _STREAM:
+            return self._fs(index).stream_stat(key, stream_of(node))
         return self._fs(index).stat(key)
 
     def readlink(self, node: int) -> bytes:
         """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest."""
+        if node >= _STREAM:
+            raise InvalidArgument("not a symbolic link")
         index, key = split_node(node)
         return self._posix_target(self._fs(index).readlink(key), index)
 
@@ -262,10 +309,14 @@ class MountTable:
         return b"/".join(reversed(names))
 
     def xattr_names(self, node: int) -> Sequence[bytes]:
+        if node >= _STREAM:
+            return ()
         index, key = split_node(node)
         return self._fs(index).xattr_names(key)
 
     def xattr(self, node: int, name: bytes) -> bytes:
+        if node >= _STREAM:
+            raise NoAttribute
         index, key = split_node(node)
         return self._fs(index).xattr(key, name)
 
@@ -274,6 +325,8 @@ class MountTable:
         return any(mount.fs.has_xattrs() for mount in self.mounts.values())
 
     def streams(self, node: int) -> Sequence[tuple[bytes, int]]:
+        if node >= _STREAM:
+            return ()
         index, key = split_node(node)
         return self._fs(index).streams(key)
 
@@ -283,13 +336,15 @@ class MountTable:
     def open(self, node: int, stream: bytes = b"") -> Source:
         """Return a file's bytes, resolved."""
         index, key = split_node(node)
-        return resolve(self._fs(index).open(key, stream))
+        return resolve(self._fs(index).open(key, stream or stream_of(node)))
 
     def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
         """Yield (path relative to `directory`, node, Stat) for every name below, across mounts.
 
         `failed`: as in FileSystem.walk.
         """
+        if directory >= _STREAM:
+            raise NotADirectory
         pending = [(b"", directory)]
         while pending:
             prefix, top = pending.pop()
@@ -319,7 +374,7 @@ class MountTable:
                             )
                         else:
                             stack.append((here + b"/", entry.node, above))
-                except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+                except SKIPPED as error:
                     fs.passed_over(ino, path, error, failed)
 
     def problems(self) -> Sequence[Problem]:
@@ -391,7 +446,7 @@ class MountTable:
                 node = above
                 continue
             try:
-                child = self._lookup_fold(node, name) if fold else self.lookup(node, name)
+                child = self.named(node, name, fold=fold)
             except (NotFound, NotADirectory):
                 if missing_ok:
                     return None

@@ -140,6 +140,9 @@ class Problems:
         return tuple(self._seen)
 
 
+# what hides one object or one directory and never the rest: walk() goes on behind it
+SKIPPED = (Corrupt, NotADirectory, NotFound, SourceError, Unsupported)
+
 # what walk() tells of a directory that it could not list in full: (path, error)
 Failed = Callable[[bytes, GuestkitError], None]
 
@@ -153,6 +156,7 @@ class FileSystem(ABC):
     root: int  # inode key of the root directory
     state: State = State()
     case_sensitive: bool = True
+    has_streams: bool = False  # whether files of the format can have named streams
 
     def __init__(self) -> None:
         self.damage = Problems()
@@ -221,6 +225,10 @@ class FileSystem(ABC):
         """(name, size) of each named stream."""
         return ()
 
+    def stream_stat(self, ino: int, stream: bytes) -> Stat:
+        """A named stream as if it were a file: a regular one of the same owner. Raises: NotFound, Corrupt."""
+        raise NotFound(f"no stream {stream!r}")
+
     def roots(self) -> Sequence[Subvolume]:
         return (Subvolume(0, b"", self.root, True, False),)
 
@@ -247,7 +255,7 @@ class FileSystem(ABC):
                             self.passed_over(entry.ino, path, Corrupt("directory is its own ancestor"), failed)
                         else:
                             pending.append((path + b"/", entry.ino, above))
-            except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     def passed_over(self, ino: int, path: bytes, error: GuestkitError, failed: Failed | None) -> None:

@@ -21,10 +21,9 @@ from guestkit.errors import (
     IsADirectory,
     NotADirectory,
     NotFound,
-    SourceError,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
 from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Listing
@@ -53,7 +52,6 @@ from guestkit.source import BytesSource, Concat, Source, ZeroSource
 ROOT = 1
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _RECORD_MEMORY = 850  # bytes that a kept record takes, about
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
 class ExFat(FileSystem):
@@ -265,7 +263,7 @@ class ExFat(FileSystem):
                         else:
                             entered.add(file.cluster)
                             pending.append((path + b"/", file.place))
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     def lookup(self, directory: int, name: bytes) -> int:
@@ -331,7 +329,7 @@ class ExFat(FileSystem):
                             if file.cluster not in entered:
                                 entered.add(file.cluster)
                                 pending.append(file.place)
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.damage.add(f"inode {current}", error)
         raise NotFound(f"no directory names inode {directory}")
 
@@ -383,7 +381,7 @@ class ExFat(FileSystem):
     def _stat_or_none(self, file: File) -> Stat | None:
         try:
             return self._stat_of(file)
-        except _SKIPPED as error:
+        except SKIPPED as error:
             self.damage.add(f"inode {file.place}", error)
             return None
 

@@ -16,12 +16,9 @@ from guestkit.errors import (
     IsADirectory,
     NeedKey,
     NoAttribute,
-    NotADirectory,
     NotFound,
-    SourceError,
-    Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_UNKNOWN, SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
@@ -37,7 +34,6 @@ from guestkit.source import Source
 _new = tuple.__new__
 _MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
 _BATCH = 16384  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
 class Ext4(FileSystem):
@@ -99,7 +95,7 @@ class Ext4(FileSystem):
             if status is not None and _stat.S_ISLNK(status.mode):
                 try:
                     found.stats[ino] = self.stat(ino)
-                except _SKIPPED as problem:
+                except SKIPPED as problem:
                     self.damage.add(f"inode {ino}", problem)
                     found.stats[ino] = None
         return found.stats
@@ -125,7 +121,7 @@ class Ext4(FileSystem):
                                 self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
                             else:
                                 pending.append((path + b"/", ino, above))
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     # contents

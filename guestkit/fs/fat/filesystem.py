@@ -14,8 +14,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 
 from guestkit.chains import FIRST, Chain, Chains, Heap, content
-from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NotADirectory, NotFound, SourceError, Unsupported
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NotADirectory, NotFound
+from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.fat.boot import ENTRY, Boot, parse_info
 from guestkit.fs.fat.directory import (
     DIRECTORY,
@@ -40,7 +40,6 @@ _FILES = 1 << 32  # keys from here are places of entries
 _MOST_COUNTED = 64 << 20  # bytes of a FAT whose free clusters are counted whatever FSInfo says
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _ENTRY_MEMORY = 300  # bytes that a kept entry takes, about
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
 class Fat(FileSystem):
@@ -205,7 +204,7 @@ class Fat(FileSystem):
             status: Stat | None = None
             try:
                 status = self._directory_stat(key, directory, listing) if key < _FILES else self.stat(key)
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.damage.add(f"inode {key}", error)
             yield DirEntry(name, key, DT_DIR, number), status
         listing.complain()
@@ -229,7 +228,7 @@ class Fat(FileSystem):
                         else:
                             entered.add(entry.ino)
                             pending.append((path + b"/", entry.ino))
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     # inodes
