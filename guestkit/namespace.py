@@ -9,7 +9,7 @@ Nothing above this module sees a FileSystem, so that a writable overlay can be a
 from __future__ import annotations
 
 import stat as _stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ from guestkit.errors import (
     NotADirectory,
     NotFound,
 )
-from guestkit.fs.base import SKIPPED, Failed, FileSystem, Link, Problem, Stat, StatVfs
+from guestkit.fs.base import SKIPPED, Failed, FileSystem, Problem, Stat, StatVfs
 from guestkit.resolve import resolve
 from guestkit.source import Source
 
@@ -35,6 +35,7 @@ _STREAM_BITS = 192
 _STREAM = 1 << _STREAM_BITS  # a node from here on is a named stream's: the name, above the node of its file
 _new = tuple.__new__  # a NamedTuple at half the price
 MAX_LINKS = 40
+_MOST_SPELLED = 256  # names of a link's target whose case is looked up
 MAX_PATH = 4096  # bytes of a path argument
 MAX_NAME = 255  # bytes of a name; filesystems with longer ones (NTFS in UTF-8) say so by finding them
 
@@ -120,7 +121,8 @@ class MountTable:
     def __init__(self, *, first_index: int = 1) -> None:
         self.root = 0
         self.prefix = b""
-        self.drives: dict[bytes, bytes] = {}  # "c:" or "volume{...}" -> path from the confinement root, for NTFS links
+        # what links of Windows mean: the index of a confinement -> {"c:" or "volume{...}": source of a mount}
+        self.drives: dict[int, Mapping[bytes, str]] = {}
         self.mounts: dict[int, Mount] = {}
         self._covered: dict[int, int] = {}  # node -> node of the root mounted there
         self._next = first_index
@@ -169,6 +171,7 @@ class MountTable:
         if any(other.at is not None and split_node(other.at)[0] == index for other in self.mounts.values()):
             raise Busy("target is busy: another filesystem is mounted below")
         del self.mounts[index]
+        self.drives.pop(index, None)
         if mount.at is None:
             self.root = 0
         else:
@@ -265,20 +268,64 @@ class MountTable:
         return self._fs(index).stat(key)
 
     def readlink(self, node: int) -> bytes:
-        """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest."""
+        """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest.
+
+        One on a drive that is mounted outside the link's confinement is a path from the root of all.
+        """
+        root, target = self._link(node)
+        return target if root.index == self.mount_of(node).confine else root.path + target
+
+    def _link(self, node: int) -> tuple[Mount, bytes]:
+        """(the mount at whose root an absolute target begins, the target from there)."""
         if node >= _STREAM:
             raise InvalidArgument("not a symbolic link")
         index, key = split_node(node)
-        return self._posix_target(self._fs(index).readlink(key), index)
-
-    def _posix_target(self, link: Link, index: int) -> bytes:
-        if not link.kind.startswith("ntfs-"):
-            return link.target
+        link = self._fs(index).readlink(key)
         mount = self.mounts[index]
-        return link.posix(mount.path[len(self.mounts[mount.confine].path) :], self.drives)
+        root = self.mounts[mount.confine]
+        if link.kind == "posix":
+            return root, link.target
+        drives = {}
+        source = self.drives.get(root.index, {}).get(link.drive) if link.drive else None
+        place = None if source is None else self._mounted(source, mount)
+        if source is not None and place is None:  # whatever the link's own volume has by that name is not meant
+            link = link._replace(kind="ntfs-elsewhere")
+        if place is not None:
+            root = self.mounts[place.confine]
+            drives[link.drive] = place.path[len(root.path) :]
+            if place is not mount:  # the link's own filesystem has spelled the names that are in it
+                names = self._spelled(node_of(place.index, place.root), link.target.split(b"/")[1:])
+                link = link._replace(target=b"/".join([link.drive, *names]))
+        return root, link.posix(mount.path[len(root.path) :] if place is None else b"", drives)
+
+    def _spelled(self, node: int, names: list[bytes]) -> list[bytes]:
+        """Names below `node` as they are stored, found without regard to case, as far as they are there.
+
+        What stands behind another link, or beyond the first names of a long path, is left as it is.
+        """
+        found = list(names)
+        try:
+            for at, name in enumerate(names[:_MOST_SPELLED]):
+                if name in (b"", b".", b".."):
+                    continue
+                child = self._lookup_fold(node, name)
+                found[at] = next((entry.name for entry in self.scan(node) if entry.node == child), name)
+                if self._is_link(child):
+                    break
+                node = child
+        except SKIPPED:  # whoever follows the link is told
+            pass
+        return found
+
+    def _mounted(self, source: str, near: Mount) -> Mount | None:
+        """Where the whole of `source` is mounted: at `near` itself, else inside its confinement, else anywhere."""
+        found = [each for each in self.mounts.values() if each.source == source and each.root == each.fs.root]
+        return min(found, key=lambda each: (each is not near, each.confine != near.confine, each.index), default=None)
 
     def confined(self, directory: int, target: bytes) -> bytes:
         """Rewrite a link's target, met in `directory`, so that the host's kernel stays inside this tree.
+
+        For an absolute one `directory` may be the link itself, and must be where it may lead to another drive.
 
         An absolute one gets the prefix of its confinement root; a relative one is left as it is unless one of
         its ".." would climb above that root. Raises: LinkLoop when following it does not end.
@@ -286,6 +333,8 @@ class MountTable:
         root = self.mounts[self.mount_of(directory).confine]
         top = self.prefix + root.path
         if target.startswith(b"/"):
+            if root.index in self.drives and self._leaves(directory, root):
+                top = self.prefix
             return top + b"/" + b"/".join(_clamped(target))
         if b".." not in target:
             return target
@@ -295,6 +344,10 @@ class MountTable:
             return target
         depth = self._path_of(directory)
         return top + b"/" + b"/".join(_clamped(depth + b"/" + target))
+
+    def _leaves(self, node: int, root: Mount) -> bool:
+        """Whether `node` is a link to a drive that is mounted elsewhere."""
+        return self._is_link(node) and self._link(node)[0] is not root
 
     def _path_of(self, directory: int) -> bytes:
         """A directory's path below its confinement root, by way of its parents."""
@@ -456,11 +509,11 @@ class MountTable:
                 links += 1
                 if links > MAX_LINKS:
                     raise LinkLoop
-                target = self.readlink(child)
+                root, target = self._link(child)
                 if not target:
                     raise NotFound
                 if target.startswith(b"/"):
-                    node = self._confinement(node)
+                    node = node_of(root.index, root.root)
                 parts.extend(reversed(target.split(b"/")))
                 continue
             node = child

@@ -47,6 +47,9 @@ class DirEntry(NamedTuple):
     cookie: int
 
 
+_ON_DRIVES = ("ntfs-symlink", "ntfs-junction", "ntfs-elsewhere")
+
+
 class Link(NamedTuple):
     """A symbolic link's target, its components separated by "/".
 
@@ -57,6 +60,11 @@ class Link(NamedTuple):
 
     kind: str
     target: bytes
+
+    @property
+    def drive(self) -> bytes:
+        """The drive or volume that the target names, in lower case: "c:", "volume{...}"; b"" for other kinds."""
+        return self.target.partition(b"/")[0].lower() if self.kind in _ON_DRIVES else b""
 
     def posix(self, own: bytes = b"", drives: Mapping[bytes, bytes] | None = None) -> bytes:
         """The target as a POSIX path.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from guestkit.errors import GuestkitError
 from guestkit.guest import Guest
-from guestkit.inspect import linux
+from guestkit.inspect import linux, windows
 from guestkit.inspect.elf import architecture
 from guestkit.inspect.fstab import DeviceIndex, read_fstab
 from guestkit.inspect.look import Look
@@ -14,6 +14,8 @@ from guestkit.inspect.mounting import filesystem_options
 from guestkit.inspect.release import find_release
 from guestkit.inspect.system import UNKNOWN, FstabEntry, OperatingSystem
 from guestkit.namespace import MountTable
+
+_WINDOWS = ("ntfs", "vfat")  # filesystems that Windows can have its root on
 
 
 def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> list[OperatingSystem]:
@@ -37,7 +39,37 @@ def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> lis
         if system:
             index = index or DeviceIndex(guest)
             systems.append(_describe(guest, mountable, system, table, look, index, options or {}))
+        elif kind in _WINDOWS:
+            directory = windows.systemroot(look)
+            if directory:
+                systems.append(_describe_windows(guest, mountable, look, directory))
     return systems
+
+
+def _describe_windows(guest: Guest, root: str, look: Look, directory: bytes) -> OperatingSystem:
+    facts = windows.describe(guest, look, root, directory)
+    return OperatingSystem(
+        root=root,
+        type="windows",
+        distro="windows",
+        product_name=facts.product_name,
+        product_variant=facts.product_variant,
+        major_version=facts.major,
+        minor_version=facts.minor,
+        hostname=facts.hostname,
+        arch=facts.arch,
+        osinfo=facts.osinfo,
+        build_id=facts.build_id,
+        mountpoints={"/": root},
+        filesystems=(root,),
+        warnings=tuple(look.warnings),
+        drive_mappings=facts.drive_mappings,
+        drives=facts.drives,
+        windows_systemroot=facts.systemroot,
+        windows_current_control_set=facts.current_control_set,
+        windows_software_hive=facts.software_hive,
+        windows_system_hive=facts.system_hive,
+    )
 
 
 def _describe(
