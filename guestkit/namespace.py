@@ -31,7 +31,7 @@ from guestkit.source import Source
 KEY_BITS = 52
 _KEY_MASK = (1 << KEY_BITS) - 1
 _WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
-_STREAM_BITS = 192
+_STREAM_BITS = 256
 _STREAM = 1 << _STREAM_BITS  # a node from here on is a named stream's: the name, above the node of its file
 _new = tuple.__new__  # a NamedTuple at half the price
 MAX_LINKS = 40

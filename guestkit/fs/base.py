@@ -13,7 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, SourceError, Unsupported
+from guestkit.errors import (
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    NoAttribute,
+    NotADirectory,
+    NotFound,
+    SourceError,
+    Unsupported,
+)
 from guestkit.source import Source
 
 # struct dirent's d_type, for DirEntry.type; 0 where the format does not say
@@ -279,3 +288,50 @@ class FileSystem(ABC):
     def details(self) -> dict[str, object]:
         """Facts of the format for a person, JSON-ready (features, block size, last mount)."""
         return {}
+
+
+def may_be_shown(name: bytes) -> bool:
+    """Whether a name from disk may reach the tree."""
+    return bool(name) and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+class Plain(FileSystem):
+    """A format of clusters that knows files and directories alone, no links, attributes or streams.
+
+    A directory has one name, so a second one is damage.
+    """
+
+    def readlink(self, ino: int) -> Link:
+        self.stat(ino)
+        raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
+
+    def has_xattrs(self) -> bool:
+        return False
+
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """As FileSystem.walk; a directory that was met before is not entered again."""
+        start = self.root if directory is None else directory
+        entered = {start}
+        pending = [(b"", start)]
+        while pending:
+            prefix, current = pending.pop()
+            try:
+                for entry, status in self.scan_stat(current):
+                    path = prefix + entry.name
+                    yield path, entry.ino, status
+                    if status is not None and entry.type == DT_DIR:
+                        if entry.ino in entered:
+                            self.passed_over(entry.ino, path, Corrupt("directory has a second name"), failed)
+                        else:
+                            entered.add(entry.ino)
+                            pending.append((path + b"/", entry.ino))
+            except SKIPPED as error:
+                self.passed_over(current, prefix, error, failed)
+
+    @staticmethod
+    def figures(cluster: int, clusters: int, free: int, serial: str, longest: int) -> StatVfs:
+        """statvfs() of a volume of `clusters` of `cluster` bytes; `serial`: "1234-ABCD"; `longest`: name in bytes."""
+        number = int(serial.replace("-", "") or "0", 16)
+        return StatVfs(cluster, cluster, clusters, free, free, 0, 0, 0, longest, number)
