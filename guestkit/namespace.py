@@ -71,6 +71,7 @@ class Namespace(Protocol):
     def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]: ...
     def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int: ...
     def problems(self) -> Sequence[Problem]: ...
+    def unclean(self) -> list[str]: ...
 
 
 def node_of(index: int, key: int) -> int:
@@ -437,6 +438,12 @@ class MountTable:
             for problem in mount.fs.problems()[1]:
                 found.append(replace_where(problem, mount.source))
         return found
+
+    def unclean(self) -> list[str]:
+        """A sentence for each filesystem that was not shut down and is shown as it stands."""
+        mounts = self.mounts.values()
+        found = [f"{mount.source}: {mount.fs.state}" for mount in mounts if mount.fs.state.kind == "dirty-not-replayed"]
+        return list(dict.fromkeys(found))
 
     def _fs(self, index: int) -> FileSystem:
         try:

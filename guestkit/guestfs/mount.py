@@ -101,6 +101,8 @@ class Mounting(Handle):
             raise _refused(f"{device.name} already mounted on /sysroot{mountpoint}", errno.EBUSY) from None
         except NotADirectory:
             raise Failure(f"mount: {mountpoint}: mount point is not a directory", errno.ENOTDIR) from None
+        if fs.state.kind == "dirty-not-replayed":
+            self._say(f"mount: {device.name}: {fs.state}")
         for problem in fs.problems()[1]:
             self._say(f"mount: {device.name}: {problem.where}: {problem.message}")
 

@@ -169,6 +169,8 @@ def test_the_class_inspects_windows(image: Path) -> None:
         assert g.cat("/Documents and Settings/Public/Own.txt") == "on C"
         g.mount_ro("/dev/sda2", "/Users/Public")
         assert g.cat("/data/File.txt") == "on D"
+        assert g.case_sensitive_path("/WINDOWS/system32/CONFIG/software") == "/Windows/System32/config/SOFTWARE"
+        assert g.case_sensitive_path("/documents AND settings/public/x") == "/Documents and Settings/Public/x"
         assert g.realpath("/data/File.txt") == "/Users/Public/Store/File.txt"
 
 
