@@ -60,8 +60,11 @@ class Cells:
         self._bins[page] = found
         return found
 
-    def read(self, offset: int, least: int = 0) -> bytes:
-        """The data of the cell in use at `offset`. Raises: Corrupt when there is none with `least` bytes."""
+    def read(self, offset: int, least: int, most: int) -> bytes:
+        """At most the first `most` bytes of the cell in use at `offset`; what follows a record is padding.
+
+        Raises: Corrupt when there is no such cell, or one with less than `least` bytes.
+        """
         where = f"cell 0x{offset:x}"
         if offset & 7 or not _HEAD <= offset <= self.end - 8:
             raise Corrupt(
@@ -75,4 +78,4 @@ class Cells:
             raise Corrupt("hive cell", "size", found=-size, expected="a cell in use inside its bin", where=where)
         if size - 4 < least:
             raise Corrupt("hive cell", "size", found=size, expected=f"at least {least + 4}", where=where)
-        return self._bytes(offset + 4, size - 4)
+        return self._bytes(offset + 4, min(size - 4, most))

@@ -13,6 +13,7 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _MOST_LINKS = 32
+_MOST_KEYS = 1 << 22
 _MOST_DEPTH = 512  # keys above a key, as Windows has it
 _MOST_PATH = 1 << 16  # characters
 
@@ -87,7 +88,8 @@ class Hive:
         flaw: GuestkitError | None = None
         pending: list[tuple[tuple[str, ...], Key]] = [((), self.root)]
         seen = {self.root.offset}
-        left = self._cells.end // LEAST_CELL  # keys that there can be, so that shared lists do not multiply
+        # keys that there can be, so that shared lists do not multiply
+        left = min(self._cells.end // LEAST_CELL, _MOST_KEYS)
         while pending:
             path, key = pending.pop()
             yield path, key

@@ -19,6 +19,11 @@ LINK = 0x10
 _COMPRESSED, _PREDEFINED = 0x20, 0x40
 _LEAST_KEY, _LEAST_VALUE = 76, 20  # bytes of the cells' data
 LEAST_CELL = _LEAST_KEY + 4  # bytes that a key takes at least
+_USUAL_NAME = 512  # bytes; longer ones cost another read
+_MOST_LEAF = 4 + 8 * 0xFFFF  # bytes
+_MOST_SUBKEYS = 1 << 19  # of one key
+_MOST_VALUES = 1 << 20  # of one key
+_MOST_DATA = 64 << 20  # bytes of one value; Windows asks for at most one MiB
 _SEGMENT = 16344  # bytes of big data in one cell
 _RESIDENT = 0x80000000
 _LAYERED = 6  # the minor version from which keys may have layers
@@ -81,11 +86,13 @@ class Value:
 
     def __init__(self, cells: Cells, minor: int, offset: int) -> None:
         """Raises: Corrupt."""
-        raw = cells.read(offset, _LEAST_VALUE)
+        raw = cells.read(offset, _LEAST_VALUE, _LEAST_VALUE + _USUAL_NAME)
         signature, length, size, _, kind, flags = _VK.unpack_from(raw)
         where = f"value 0x{offset:x}"
         if signature != b"vk":
             raise Corrupt("key value", "signature", found=signature, expected=b"vk", where=where)
+        if length > _USUAL_NAME:
+            raw = cells.read(offset, _LEAST_VALUE + length, _LEAST_VALUE + length)
         if _LEAST_VALUE + length > len(raw):
             raise Corrupt("key value", "name length", found=length, where=where)
         self._cells = cells
@@ -96,8 +103,8 @@ class Value:
         self.size: int = size & ~_RESIDENT
         if size & _RESIDENT and self.size > 4:
             raise Corrupt("key value", "data size", found=self.size, expected="at most 4 bytes", where=where)
-        if not size & _RESIDENT and size > cells.end:
-            raise Corrupt("key value", "data size", found=size, where=where)
+        if not size & _RESIDENT and size > min(cells.end, _MOST_DATA):
+            raise Corrupt("key value", "data size", found=size, expected=f"at most {_MOST_DATA}", where=where)
 
     @property
     def data(self) -> bytes:
@@ -110,22 +117,22 @@ class Value:
         try:
             if size > _SEGMENT and self._minor > 3:
                 return self._big(offset)
-            return self._cells.read(offset, size)[:size]
+            return self._cells.read(offset, size, size)
         except Corrupt as error:
             error.within(f"value {self.name!r}")
             raise
 
     def _big(self, offset: int) -> bytes:
-        raw = self._cells.read(offset, 8)
+        raw = self._cells.read(offset, 8, 8)
         signature, count, place = struct.unpack_from("<2sHI", raw)
         wanted = -(-self.size // _SEGMENT)
         if signature != b"db" or count != wanted:
             raise Corrupt("big data", "segments", found=(signature, count), expected=(b"db", wanted))
         parts = []
         left = self.size
-        for (segment,) in struct.iter_unpack("<I", self._cells.read(place, 4 * count)[: 4 * count]):
+        for (segment,) in struct.iter_unpack("<I", self._cells.read(place, 4 * count, 4 * count)):
             take = min(left, _SEGMENT)
-            parts.append(self._cells.read(segment, take)[:take])
+            parts.append(self._cells.read(segment, take, take))
             left -= take
         return b"".join(parts)
 
@@ -162,7 +169,7 @@ class Key:
 
     def __init__(self, cells: Cells, minor: int, offset: int) -> None:
         """Raises: Corrupt; Unsupported for a key that stands for others in a layer."""
-        raw = cells.read(offset, _LEAST_KEY)
+        raw = cells.read(offset, _LEAST_KEY, _LEAST_KEY + _USUAL_NAME)
         signature, flags, written, _, layer, parent, subkeys, subkeys_list, values, values_list, about, length, more = (
             _NK.unpack_from(raw)
         )
@@ -171,6 +178,8 @@ class Key:
         self.offset = offset
         if signature != b"nk":
             raise Corrupt("key node", "signature", found=signature, expected=b"nk", where=self.where)
+        if length > _USUAL_NAME:
+            raw = cells.read(offset, _LEAST_KEY + length, _LEAST_KEY + length)
         if _LEAST_KEY + length > len(raw) or not length:
             raise Corrupt("key node", "key name length", found=length, where=self.where)
         if minor >= _LAYERED and layer & 3:
@@ -199,7 +208,7 @@ class Key:
         offset, length = self._class
         if not length or offset == NONE:
             return ""
-        return _text(self._cells.read(offset, length)[:length], False)
+        return _text(self._cells.read(offset, length, length), False)
 
     def __repr__(self) -> str:
         return f"<Key {self.name!r}>"
@@ -213,9 +222,9 @@ class Key:
             return
         left = count
         flaw: Corrupt | None = None
-        if count > self._cells.end // LEAST_CELL:
+        if count > min(self._cells.end // LEAST_CELL, _MOST_SUBKEYS):
             raise Corrupt("key node", "number of subkeys", found=count, where=self.where)
-        top = self._cells.read(offset, 4)
+        top = self._cells.read(offset, 4, _MOST_LEAF)
         leaves = self._leaves(top) if top[:2] == b"ri" else iter((top,))
         while True:
             try:
@@ -242,9 +251,13 @@ class Key:
         if 4 + 4 * count > len(root):
             raise Corrupt("index root", "elements", found=count, where=self.where)
         flaw: Corrupt | None = None
+        met: set[int] = set()
         for (offset,) in struct.iter_unpack("<I", root[4 : 4 + 4 * count]):
             try:
-                leaf = self._cells.read(offset, 4)
+                if offset in met:
+                    raise Corrupt("index root", "element", found=offset, expected="each leaf once", where=self.where)
+                met.add(offset)
+                leaf = self._cells.read(offset, 4, _MOST_LEAF)
                 if leaf[:2] == b"ri":
                     raise Corrupt("index root", "element", found=b"ri", expected="a leaf", where=self.where)
             except Corrupt as error:
@@ -323,10 +336,10 @@ class Key:
         count, offset = self._values
         if not count:
             return
-        if count > self._cells.end // 8:
+        if count > min(self._cells.end // 8, _MOST_VALUES):
             raise Corrupt("key node", "number of values", found=count, where=self.where)
         flaw: Corrupt | None = None
-        for (place,) in struct.iter_unpack("<I", self._cells.read(offset, 4 * count)[: 4 * count]):
+        for (place,) in struct.iter_unpack("<I", self._cells.read(offset, 4 * count, 4 * count)):
             try:
                 value = Value(self._cells, self._minor, place)
             except Corrupt as error:

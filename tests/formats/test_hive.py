@@ -18,7 +18,7 @@ from guestkit.errors import Corrupt, GuestkitError, LinkLoop, NotFound, Unsuppor
 from guestkit.hive import Hive, open_hive
 from guestkit.hive.keys import fold, name_hash
 from guestkit.limits import Limits
-from guestkit.source import BytesSource
+from guestkit.source import BytesSource, Leaf
 
 MANY = [f"key {number}" for number in range(300)]
 BIG = bytes(range(256)) * 200
@@ -431,6 +431,61 @@ def test_shared_lists_do_not_multiply() -> None:
         for _ in opened(bytes(data)).walk():
             count += 1
     assert count <= 2001
+
+
+class Sparse(Leaf):
+    """A hive of two gibibytes in one bin, zeros but for `parts`; counts the bytes that are read."""
+
+    def __init__(self, parts: dict[int, bytes]) -> None:
+        self.parts = parts
+        self.size = w.PAGE + SPARSE
+        self.most = 0
+
+    def read_into(self, offset: int, buf: memoryview) -> None:
+        self.most = max(self.most, len(buf))
+        buf[:] = bytes(len(buf))
+        for at, data in self.parts.items():
+            low, high = max(offset, at), min(offset + len(buf), at + len(data))
+            if low < high:
+                buf[low - offset : high - offset] = data[low - at : high - at]
+
+
+SPARSE = 0x7FFF0000
+
+
+def sparse(subkeys: tuple[int, int], values: tuple[int, int], **cells: bytes) -> Sparse:
+    """Its root has these (count, offset); `cells`: c4096=bytes, each as large as all that is behind it."""
+    root = struct.pack("<2sHQBBHI", b"nk", 0x2C, 0, 0, 0, 0, w.NONE)
+    root += struct.pack("<IIIIIIII", subkeys[0], 0, subkeys[1], w.NONE, *values, w.NONE, w.NONE)
+    root += bytes(20) + struct.pack("<HH", 1, 0) + b"R"
+    parts = {0: w.base_block(32, SPARSE, 1, 1), w.PAGE: struct.pack("<4sII", b"hbin", 0, SPARSE)}
+    for at, data in (("c32", root), *cells.items()):
+        offset = int(at[1:])
+        parts[w.PAGE + offset] = struct.pack("<i", -(SPARSE - offset)) + data
+    return Sparse(parts)
+
+
+@pytest.mark.parametrize("kind", ["subkeys", "one leaf many times", "values", "data"])
+def test_huge_counts_of_a_sparse_hive_cost_little(kind: str) -> None:
+    import time
+
+    leaf = struct.pack("<2sH", b"li", 0xFFFF) + struct.pack("<I", 32) * 0xFFFF
+    root = struct.pack("<2sH", b"ri", 400) + struct.pack("<I", 1 << 20) * 400
+    value = struct.pack("<2sHIIIHH", b"vk", 0, 0x7F000000, 4096, 3, 1, 0)
+    source = {
+        "subkeys": sparse((SPARSE // 80, 4096), (0, w.NONE)),
+        "one leaf many times": sparse((400_000, 4096), (0, w.NONE), c4096=root, c1048576=leaf),
+        "values": sparse((0, w.NONE), (SPARSE // 8, 4096)),
+        "data": sparse((0, w.NONE), (1, 4096), c4096=struct.pack("<I", 8192), c8192=value),
+    }[kind]
+    began = time.process_time()
+    hive = open_hive(source, (), Limits())
+    with pytest.raises(Corrupt):
+        if hive.root.count:
+            hive.root.subkey("none")
+        list(hive.root.values())
+    assert time.process_time() - began < 10
+    assert source.most <= 8 << 20
 
 
 @pytest.mark.parametrize("seed", range(300))
