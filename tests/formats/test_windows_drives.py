@@ -193,7 +193,9 @@ def test_the_command_line_shows_the_system(image: Path, capsysbinary: pytest.Cap
     assert main(["cat", str(image), "/Documents and Settings/Public/Own.txt"]) == 0
     assert capsysbinary.readouterr().out == b"on C"
     assert main(["inspect", str(image)]) == 0
-    assert b"Windows Server 2022" in capsysbinary.readouterr().out
+    out = capsysbinary.readouterr().out
+    assert b"Windows Server 2022" in out
+    assert b"/dev/sda2 is D:" in out
 
 
 # what need not be as it should
