@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from guestkit.errors import GuestkitError
 from guestkit.guest import Guest
-from guestkit.inspect import linux, windows
+from guestkit.inspect import linux
 from guestkit.inspect.elf import architecture
 from guestkit.inspect.fstab import DeviceIndex, read_fstab
 from guestkit.inspect.look import Look
@@ -40,13 +40,18 @@ def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> lis
             index = index or DeviceIndex(guest)
             systems.append(_describe(guest, mountable, system, table, look, index, options or {}))
         elif kind in _WINDOWS:
-            directory = windows.systemroot(look)
-            if directory:
-                systems.append(_describe_windows(guest, mountable, look, directory))
+            windows = _describe_windows(guest, mountable, look)
+            if windows is not None:
+                systems.append(windows)
     return systems
 
 
-def _describe_windows(guest: Guest, root: str, look: Look, directory: bytes) -> OperatingSystem:
+def _describe_windows(guest: Guest, root: str, look: Look) -> OperatingSystem | None:
+    from guestkit.inspect import windows
+
+    directory = windows.systemroot(look)
+    if not directory:
+        return None
     facts = windows.describe(guest, look, root, directory)
     return OperatingSystem(
         root=root,
