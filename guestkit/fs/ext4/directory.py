@@ -65,28 +65,22 @@ def parse_names(
 
     `base` is what an offset in `buf` counts from; `hashed`: 8 bytes of hash stand behind each name.
     """
+    types, first, limit, block_size = form
+    wide = block_size > 0xFFFF
+    if shown is None and not wide:
+        plain = _plain_names(buf, start, end, base, form)
+        if plain is not None:
+            return Names(plain, None)
     entries: list[tuple[bytes, int, int, int]] = []
     append = entries.append
-    types, first, limit, block_size = form
     flaw: Corrupt | None = None
     slash = b"/" in buf
-    wide = block_size > 0xFFFF
-    unpack = _unpack
     at = start
-    usual = shown is None and not slash and not wide
-    last = end - 8
     while at < end:
-        if at > last:
+        if at > end - 8:
             flaw = flaw or Corrupt("directory entry", "length", found=end - at, expected="at least 8")
             break
-        ino, length, name_len, kind = unpack(buf, at)
-        if usual and first <= ino <= limit and 2 < name_len <= length - 8 and not length & 3 and at + length <= end:
-            name = buf[at + 8 : at + 8 + name_len]
-            at += length
-            if b"\0" not in name:
-                append((name, ino, types[kind], base + at))
-                continue
-            at -= length
+        ino, length, name_len, kind = _unpack(buf, at)
         if wide:
             length = _record_length(length, block_size)
         behind = at + length
@@ -120,6 +114,36 @@ def parse_names(
             append((name, ino, types[kind], base + behind))
         at = behind
     return Names(entries, flaw)
+
+
+def _plain_names(buf: bytes, start: int, end: int, base: int, form: Format) -> list[tuple[bytes, int, int, int]] | None:
+    """The entries of parse_names() when there is nothing odd about any of them, else None."""
+    entries: list[tuple[bytes, int, int, int]] = []
+    append = entries.append
+    types, first, limit, _ = form
+    unpack = _unpack
+    at = start
+    last = end - 8
+    while at <= last:
+        ino, length, name_len, kind = unpack(buf, at)
+        begin = at + 8
+        at += length
+        if name_len > 2 and first <= ino <= limit and name_len + 8 <= length and not length & 3:
+            append((buf[begin : begin + name_len], ino, types[kind], base + at))
+            continue
+        if length < 12 or length & 3:
+            return None
+        if ino:
+            name = buf[begin : begin + name_len]
+            if name == b"." or name == b"..":
+                continue
+            if not name or not first <= ino <= limit or name_len + 8 > length:
+                return None
+            append((name, ino, types[kind], base + at))
+    if at != end:
+        return None
+    names = b"".join([entry[0] for entry in entries])
+    return None if b"\0" in names or b"/" in names else entries
 
 
 def verify_block(buf: bytes, seed: int, indexed: bool) -> bool:

@@ -27,13 +27,15 @@ from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Inode, Ino
 from guestkit.fs.ext4.listing import Directories, Raw
 from guestkit.fs.ext4.statfs import statvfs
 from guestkit.fs.ext4.superblock import Superblock
+from guestkit.fs.ext4.together import Together
 from guestkit.fs.ext4.xattr import Attribute, kernel_value, parse_block, parse_body, verify_external
 from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
 _MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
-_BATCH = 16384  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
+_TOGETHER = 64  # directories that a walk lists together
+_BATCH = 65536  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
 
 
 class Ext4(FileSystem):
@@ -55,6 +57,7 @@ class Ext4(FileSystem):
         self.groups = Groups(self.blocks, sb_block, self.damage)
         self.table = InodeTable(self.blocks, self.groups)
         self._directories = Directories(self.blocks, self.table, self.damage)
+        self._together = Together(self.blocks, self.table)
         self._external = bool(superblock.incompat & f.EA_INODE)
         self._encrypts = bool(superblock.incompat & f.ENCRYPT)
 
@@ -79,13 +82,16 @@ class Ext4(FileSystem):
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
         for batch in _gathered(self._directories.batches(self._directories.open(directory), cookie)):
-            stats = self._stats(batch)
+            stats = self._stats({entry[1] for entry in batch})
             for entry in batch:
                 yield _new(DirEntry, entry), stats[entry[1]]
 
-    def _stats(self, entries: list[Raw]) -> dict[int, Stat | None]:
-        """The stat of each entry's inode; None, and a problem, where stat() would raise."""
-        found = self.table.stat_many(sorted([entry[1] for entry in entries]))  # in the order of the tables
+    def _batches(self, directory: int) -> Iterator[list[Raw]]:
+        yield from self._directories.batches(self._directories.open(directory))
+
+    def _stats(self, inos: set[int]) -> dict[int, Stat | None]:
+        """The stat of each inode; None, and a problem, where stat() would raise."""
+        found = self.table.stat_many(inos)
         if not found.bad and not self._encrypts:
             return found.stats
         for ino, error in found.bad.items():
@@ -106,23 +112,31 @@ class Ext4(FileSystem):
         start = ROOT_INO if directory is None else directory
         pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
         while pending:
-            prefix, current, above = pending.pop()
-            above = (*above, current)
-            try:
-                for batch in _gathered(self._directories.batches(self._directories.open(current))):
-                    stats = self._stats(batch)
-                    for name, ino, kind, _ in batch:
-                        path = prefix + name
-                        status = stats[ino]
-                        yield path, ino, status
-                        # an entry may lie about its type; only one that says "directory" or nothing is looked at
-                        if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
-                            if ino in above:
-                                self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
-                            else:
-                                pending.append((path + b"/", ino, above))
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
+            group = pending[-_TOGETHER:]
+            del pending[-_TOGETHER:]
+            plain = self._together.entries([current for _, current, _ in group])
+            together = self._stats({entry[1] for entries in plain.values() for entry in entries})
+            for prefix, current, above in group:
+                above = (*above, current)
+                entries = plain.get(current)
+                batches = _gathered(self._batches(current)) if entries is None else (entries,)
+                try:
+                    for batch in batches:
+                        if not batch:
+                            continue
+                        stats = together if entries is not None else self._stats({entry[1] for entry in batch})
+                        for name, ino, kind, _ in batch:
+                            path = prefix + name
+                            status = stats[ino]
+                            yield path, ino, status
+                            # an entry may lie about its type; only one that says "directory" or nothing is looked at
+                            if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
+                                if ino in above:
+                                    self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
+                                else:
+                                    pending.append((path + b"/", ino, above))
+                except SKIPPED as error:
+                    self.passed_over(current, prefix, error, failed)
 
     # contents
 
@@ -288,11 +302,11 @@ class Ext4(FileSystem):
 
 
 def _gathered(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
-    """Yield the entries of `batches` in lists that double in length up to _BATCH, so that the first come soon.
+    """Yield the entries of `batches` in lists that grow in length up to _BATCH, so that the first come soon.
 
     Raises: what `batches` raises, after everything before it has been yielded.
     """
-    most = _BATCH >> 4
+    most = _BATCH >> 6
     held: list[Raw] = []
     try:
         for batch in batches:
@@ -300,7 +314,7 @@ def _gathered(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
             if len(held) >= most:
                 yield held
                 held = []
-                most = min(most * 2, _BATCH)
+                most = min(most * 4, _BATCH)
     except GuestkitError:
         if held:
             yield held

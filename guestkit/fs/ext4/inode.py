@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from guestkit.checksum import crc32c, crc32c_extend
@@ -16,6 +16,7 @@ from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Stat
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
+from guestkit.fs.ext4.columns import USABLE, Form, stats_of
 from guestkit.fs.ext4.groups import Groups
 from guestkit.layout import Layout
 
@@ -41,11 +42,9 @@ _BASE = {
     "i_blocks_hi": (0x74, "H"),
     "i_uid_high": (0x78, "H"),
     "i_gid_high": (0x7A, "H"),
-    "i_checksum_lo": (0x7C, "H"),
 }
 _EXTRA = {
     "i_extra_isize": (0x80, "H"),
-    "i_checksum_hi": (0x82, "H"),
     "i_ctime_extra": (0x84, "I"),
     "i_mtime_extra": (0x88, "I"),
     "i_atime_extra": (0x8C, "I"),
@@ -70,11 +69,11 @@ _number = struct.Struct("<I").pack
 _new = tuple.__new__
 _NS = 1_000_000_000
 _PAGE = 4096  # bytes of an inode table that one read takes at least
-_RUN_PAGES = 64  # pages that one bulk read takes at most
-_MOST_KEPT = 1024  # pages of one bulk read that are put into the cache: the listing of a huge directory comes once
-_FEW = 2  # inodes of a page that are summed one by one
-_GAP_PAGES = 4  # pages not asked for that are read along rather than starting another read
-_PLAIN = frozenset((0x4000, 0x8000, 0xA000))  # directories, files, links
+_LONG_RUN = 1024  # inodes that one bulk read takes at most, wanted or not
+_SHORT_RUN = 64  # the same where fewer than one in _SPARSE is wanted
+_SPARSE = 16
+_FEW = 8  # fewer inodes are decoded one by one
+_COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 
 
@@ -123,7 +122,6 @@ class InodeTable:
         self._per_group = sup.inodes_per_group
         self._table_bytes = groups.itb_per_group * sup.block_size
         self._verify = sup.metadata_csum
-        self._extend = crc32c_extend() if sup.metadata_csum else None
         self._seed = sup.checksum_seed
         self._huge = bool(sup.ro_compat & f.HUGE_FILE)
         self._shift = sup.block_size.bit_length() - 10  # of a block count to 512-byte sectors
@@ -131,6 +129,12 @@ class InodeTable:
         self._dir_index = bool(sup.compat & f.DIR_INDEX)
         self._large_dir = bool(sup.incompat & f.LARGEDIR)
         self._casefold = bool(sup.incompat & f.CASEFOLD)
+        self._form: Form | None = None
+        if USABLE and sup.inode_size > 128:
+            extend = crc32c_extend() if sup.metadata_csum else None
+            self._form = Form(
+                sup.inode_size, sup.block_size, _UNUSUAL, self._huge, sup.checksum_seed ^ 0xFFFFFFFF, extend
+            )
 
     def seed(self, inode: Inode) -> int:
         """The checksum seed of what belongs to an inode."""
@@ -158,115 +162,79 @@ class InodeTable:
         self._blocks.cache.put(key, inode, 700 + self._size)
         return inode
 
-    def stat_many(self, inos: Iterable[int]) -> Found:
+    def stat_many(self, inos: set[int]) -> Found:
         """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
 
         Raises: WouldBlock.
         """
         stats: dict[int, Stat | None] = {}
         bad: dict[int, GuestkitError] = {}
-        wanted: dict[int, list[int]] = {}
-        first, last = self._super.first_ino, self._super.inodes_count
-        per_group, per_page = self._per_group, self._per_page
-        low = high = 0  # the inodes of the page that the last one stood in: neighbours come together
-        members: list[int] = []
-        for ino in inos:
-            if not low <= ino < high:
-                if not (first <= ino <= last) and ino != ROOT_INO:
-                    bad[ino] = NotFound(f"inode {ino} is none that can be reached")
-                    continue
-                group, index = divmod(ino - 1, per_group)
-                page = index // per_page
-                low = group * per_group + page * per_page + 1
-                high = min(low + per_page, (group + 1) * per_group + 1)
-                if low <= first:
-                    low = high = 0  # reserved ones stand in this page
-                where = group << 32 | page
-                members = wanted.setdefault(where, [])
-            members.append(ino)
-        pages = self._load_many(sorted(wanted))
-        bulk = self._decode_page if self._verify and self._size > 128 else self._decode_each
-        for where, members in wanted.items():
-            data = pages[where]
-            if isinstance(data, bytes):
-                bulk(data, (where >> 32) * per_group + (where & 0xFFFFFFFF) * per_page + 1, members, stats, bad)
+        ordered = sorted(inos)
+        first, last = self._first_ino, self._super.inodes_count
+        begin, end = bisect_left(ordered, first), bisect_right(ordered, last)
+        for ino in (*ordered[:begin], *ordered[end:]):
+            if ino == ROOT_INO:
+                self._decode_each(self._read_run(ino, ino), ino, [ino], stats, bad)
             else:
-                for ino in members:
-                    bad[ino] = data
+                bad[ino] = NotFound(f"inode {ino} is none that can be reached")
+        per_group = self._per_group
+        while begin < end:
+            low = ordered[begin]
+            limit = (low - 1) // per_group * per_group + per_group + 1  # the next group's table stands elsewhere
+            stop = bisect_left(ordered, min(limit, low + _LONG_RUN), begin, end)
+            if (ordered[stop - 1] - low) > (stop - begin) * _SPARSE:
+                stop = bisect_left(ordered, min(limit, low + _SHORT_RUN), begin, stop)
+            members = ordered[begin:stop]
+            begin = stop
+            try:
+                data = self._read_run(low, members[-1])
+            except (Corrupt, SourceError) as error:
+                bad.update(dict.fromkeys(members, error))
+                continue
+            if self._form is not None and len(members) >= _FEW:
+                members = self._decode_columns(self._form, data, low, members, stats)
+            self._decode_each(data, low, members, stats, bad)
         return Found(stats, bad)
+
+    def _read_run(self, first: int, last: int) -> bytes:
+        """The records of the inodes from `first` to `last`, all of one group. Raises: Corrupt, SourceError."""
+        group, index = divmod(first - 1, self._per_group)
+        start = self._groups.inode_table(group) * self._block_size + index * self._size
+        return self._blocks.device.read(start, (last - first + 1) * self._size)
+
+    def _decode_columns(
+        self, form: Form, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None]
+    ) -> list[int]:  # fmt: skip
+        """Decode those of `members` that are usual; return the others. `base`: the first inode in `data`."""
+        size, start = self._size, base * self._size
+        keep, token = self._blocks.cache.put, self._token
+        left = []
+        for begin in range(0, len(members), _COLUMN):
+            part = members[begin : begin + _COLUMN]
+            if part[-1] - part[0] == len(part) - 1:
+                records = data[part[0] * size - start : (part[-1] + 1) * size - start]
+            else:
+                records = b"".join([data[at : at + size] for at in [ino * size - start for ino in part]])
+            found = stats_of(records, part, form)
+            stats.update(zip(part, found, strict=True))
+            for at, stat in enumerate(found):
+                if stat is None:
+                    left.append(part[at])
+                elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
+                    inode = Inode(records[at * size : (at + 1) * size], stat, self._acl_high)
+                    keep((token, "i", stat[0]), inode, 700 + size)
+        return left
 
     def _decode_each(
         self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
     ) -> None:
-        """Decode `members` of the page `data`, whose first inode is `base`."""
+        """Decode `members` of the records `data`, the first of which is that of inode `base`."""
         for ino in members:
             try:
                 stats[ino] = self._decode(ino, data, (ino - base) * self._size)
             except GuestkitError as error:
+                stats.pop(ino, None)
                 bad[ino] = error.within(f"inode {ino}")
-
-    def _decode_page(
-        self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
-    ) -> None:
-        """As _decode_each, with 32-bit checksums: what is usual is decoded here, and the rest by _decode."""
-        size, block_size, huge = self._size, self._block_size, self._huge
-        clean = b""
-        if len(members) > _FEW:  # the checksum fields, which count as zeros, are cleared in all at once
-            blank = bytes(len(data) // size)
-            page = bytearray(data)
-            for column in (0x7C, 0x7D, 0x82, 0x83):
-                page[column::size] = blank
-            clean = bytes(page)
-        extend = self._extend
-        assert extend is not None
-        seed = self._seed ^ 0xFFFFFFFF
-        most = size - 128
-        unpack, new, number = _unpack_large, _new, _number
-        keep, token = self._blocks.cache.put, self._token
-        for ino in members:
-            at = (ino - base) * size
-            end = at + size
-            (
-                mode, uid, length, atime, ctime, mtime, gid, links, blocks, flags,
-                size_high, blocks_hi, uid_high, gid_high, checksum,
-                extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x,
-            ) = unpack(data, at)  # fmt: skip
-            if clean:
-                summed = number(ino) + clean[at + 0x64 : at + 0x68] + clean[at:end]
-            else:
-                summed = b"".join(
-                    (
-                        number(ino), data[at + 0x64 : at + 0x68], data[at : at + 0x7C], b"\0\0",
-                        data[at + 0x7E : at + 0x82], b"\0\0", data[at + 0x84 : end],
-                    )
-                )  # fmt: skip
-            found = extend(seed, summed) ^ 0xFFFFFFFF
-            if (
-                found != checksum | checksum_hi << 16
-                or not 24 <= extra <= most
-                or extra & 3
-                or not links
-                or mode & 0xF000 not in _PLAIN
-                or flags & _UNUSUAL
-                or size_high | uid_high | gid_high
-                or (blocks_hi and huge)
-                or (atime_x | mtime_x | ctime_x | crtime_x) & 3
-            ):
-                try:
-                    stats[ino] = self._decode(ino, data, at, found)
-                except GuestkitError as error:
-                    bad[ino] = error.within(f"inode {ino}")
-                continue
-            stats[ino] = stat = new(
-                Stat,
-                (
-                    ino, mode, links, uid, gid, 0, length, block_size, blocks,
-                    atime * 1_000_000_000 + (atime_x >> 2), mtime * 1_000_000_000 + (mtime_x >> 2),
-                    ctime * 1_000_000_000 + (ctime_x >> 2), crtime * 1_000_000_000 + (crtime_x >> 2),
-                ),
-            )  # fmt: skip
-            if mode & 0xF000 != 0x8000:  # a directory is entered next, a link is read
-                keep((token, "i", ino), Inode(data[at:end], stat, self._acl_high), 700 + size)
 
     def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)
@@ -283,58 +251,18 @@ class InodeTable:
             self._blocks.cache.put(key, data, len(data) + 150)
         return data
 
-    def _load_many(self, wanted: list[int]) -> dict[int, bytes | GuestkitError]:
-        """`wanted`: pages as group << 32 | number in the group's table, ascending."""
-        pages: dict[int, bytes | GuestkitError] = {}
-        cache, token = self._blocks.cache, self._blocks.token
-        missing = []
-        for where in wanted:
-            data = cache.get((token, "p", where))
-            if data is None:
-                missing.append(where)
-            else:
-                pages[where] = data
-        keep = len(missing) <= _MOST_KEPT
-        at = 0
-        while at < len(missing):
-            first = last = missing[at]
-            group = first >> 32
-            stop = at + 1
-            while stop < len(missing):  # a page of another group is too far away to be joined
-                page = missing[stop]
-                if page - last > _GAP_PAGES or page - first >= _RUN_PAGES:
-                    break
-                last = page
-                stop += 1
-            try:
-                begin = (first & 0xFFFFFFFF) * self._page
-                end = min(((last & 0xFFFFFFFF) + 1) * self._page, self._table_bytes)
-                start = self._groups.inode_table(group) * self._super.block_size
-                run = self._blocks.device.read(start + begin, end - begin)
-            except (Corrupt, SourceError) as error:
-                for where in missing[at:stop]:
-                    pages[where] = error
-            else:
-                for where in missing[at:stop]:
-                    offset = (where - first) * self._page
-                    pages[where] = data = run[offset : offset + self._page]
-                    if keep:
-                        cache.put((token, "p", where), data, len(data) + 150)
-            at = stop
-        return pages
-
-    def _decode(self, ino: int, page: bytes, at: int, found: int = -1) -> Stat:
-        """The stat of the inode whose record begins at `at`. `found`: its checksum of 32 bits where it is known."""
+    def _decode(self, ino: int, page: bytes, at: int) -> Stat:
+        """The stat of the inode whose record begins at `at`."""
         btime_ns: int | None = None
         if self._size > 128:
             (
                 mode, uid, size, atime, ctime, mtime, gid, links, blocks, flags,
-                size_high, blocks_hi, uid_high, gid_high, checksum,
-                extra, checksum_hi, ctime_x, mtime_x, atime_x, crtime, crtime_x,
+                size_high, blocks_hi, uid_high, gid_high,
+                extra, ctime_x, mtime_x, atime_x, crtime, crtime_x,
             ) = _unpack_large(page, at)  # fmt: skip
             if extra > self._size - 128 or extra & 3:
                 raise Corrupt("inode", "i_extra_isize", found=extra)
-            if self._verify and (found != checksum | checksum_hi << 16 or extra < 4):
+            if self._verify:
                 self._check(ino, page[at : at + self._size], extra)
             room = extra or 32  # the kernel uses the space where an inode says that none is in use
             if room >= 24:
@@ -356,7 +284,7 @@ class InodeTable:
         else:
             (
                 mode, uid, size, atime, ctime, mtime, gid, links, blocks, flags,
-                size_high, blocks_hi, uid_high, gid_high, checksum,
+                size_high, blocks_hi, uid_high, gid_high,
             ) = _unpack_small(page, at)  # fmt: skip
             atime_ns, mtime_ns, ctime_ns = atime * _NS, mtime * _NS, ctime * _NS
             if self._verify:
