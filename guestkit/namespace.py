@@ -1,14 +1,15 @@
 """Namespace: one tree of names over mounted filesystems. Mounts, nodes and path resolution, here and only here.
 
 A node is an int that holds the mount index and the inode key. Every place where a filesystem is mounted has its
-own mount index, so the same filesystem at two places gives different nodes. Mount points are keyed by node.
+own mount index, so the same filesystem at two places gives different nodes. Mount points are keyed by node. The node
+of a named stream holds the stream's name as well: a path leads to it by "name:stream", where no file has that name.
 Nothing above this module sees a FileSystem, so that a writable overlay can be another implementation.
 """
 
 from __future__ import annotations
 
 import stat as _stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -19,20 +20,22 @@ from guestkit.errors import (
     InvalidArgument,
     LinkLoop,
     NameTooLong,
+    NoAttribute,
     NotADirectory,
     NotFound,
-    SourceError,
-    Unsupported,
 )
-from guestkit.fs.base import Failed, FileSystem, Link, Problem, Stat, StatVfs
+from guestkit.fs.base import SKIPPED, Failed, FileSystem, Problem, Stat, StatVfs
 from guestkit.resolve import resolve
 from guestkit.source import Source
 
 KEY_BITS = 52
 _KEY_MASK = (1 << KEY_BITS) - 1
 _WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
+_STREAM_BITS = 256
+_STREAM = 1 << _STREAM_BITS  # a node from here on is a named stream's: the name, above the node of its file
 _new = tuple.__new__  # a NamedTuple at half the price
 MAX_LINKS = 40
+_MOST_SPELLED = 256  # names of a link's target whose case is looked up
 MAX_PATH = 4096  # bytes of a path argument
 MAX_NAME = 255  # bytes of a name; filesystems with longer ones (NTFS in UTF-8) say so by finding them
 
@@ -69,6 +72,7 @@ class Namespace(Protocol):
     def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]: ...
     def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int: ...
     def problems(self) -> Sequence[Problem]: ...
+    def unclean(self) -> list[str]: ...
 
 
 def node_of(index: int, key: int) -> int:
@@ -79,8 +83,21 @@ def node_of(index: int, key: int) -> int:
 def split_node(node: int) -> tuple[int, int]:
     """(mount index, inode key) of a node."""
     if node >= _WIDE:
-        return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
+        node &= _STREAM - 1
+        if node >= _WIDE:
+            return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
     return node >> KEY_BITS, node & _KEY_MASK
+
+
+def stream_node(node: int, stream: bytes) -> int:
+    """The node of a named stream of the file or directory `node`; the name is not empty and holds no NUL."""
+    return int.from_bytes(stream) << _STREAM_BITS | node
+
+
+def stream_of(node: int) -> bytes:
+    """The name of the stream that a node stands for; b"" for a file's own bytes."""
+    name = node >> _STREAM_BITS
+    return name.to_bytes((name.bit_length() + 7) // 8) if name else b""
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,8 @@ class MountTable:
     def __init__(self, *, first_index: int = 1) -> None:
         self.root = 0
         self.prefix = b""
-        self.drives: dict[bytes, bytes] = {}  # "c:" or "volume{...}" -> path from the confinement root, for NTFS links
+        # what links of Windows mean: the index of a confinement -> {"c:" or "volume{...}": source of a mount}
+        self.drives: dict[int, Mapping[bytes, str]] = {}
         self.mounts: dict[int, Mount] = {}
         self._covered: dict[int, int] = {}  # node -> node of the root mounted there
         self._next = first_index
@@ -155,6 +173,7 @@ class MountTable:
         if any(other.at is not None and split_node(other.at)[0] == index for other in self.mounts.values()):
             raise Busy("target is busy: another filesystem is mounted below")
         del self.mounts[index]
+        self.drives.pop(index, None)
         if mount.at is None:
             self.root = 0
         else:
@@ -171,12 +190,36 @@ class MountTable:
 
     def lookup(self, directory: int, name: bytes) -> int:
         """Return the node of `name`, never "." or "..". Raises: NotFound, NotADirectory, NameTooLong, Corrupt."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         node = node_of(index, self._fs(index).lookup(key, name))
         return self._covered.get(node, node)
 
+    def named(self, directory: int, name: bytes, *, fold: bool = False) -> int:
+        """As lookup(), for a name of a path: "name:stream" leads to a named stream where no file has that name.
+
+        As ntfs-3g with streams_interface=windows, "name:" is the file itself, and links are not followed to a stream.
+        `fold`: as in resolve().
+        """
+        find = self._lookup_fold if fold else self.lookup
+        try:
+            return find(directory, name)
+        except NotFound:
+            file, colon, stream = name.partition(b":")
+            if not file or not colon or not self._fs(split_node(directory)[0]).has_streams:
+                raise
+        node = find(directory, file)
+        if not stream:
+            return node
+        index, key = split_node(node)
+        self._fs(index).stream_stat(key, stream)
+        return stream_node(node, stream)
+
     def parent(self, directory: int) -> int:
         """Return the node above a directory; ".." of a confined root, and of the root of all, is itself."""
+        if directory >= _STREAM:
+            raise NotADirectory
         mount = self.mount_of(directory)
         key = split_node(directory)[1]
         while key == mount.root:
@@ -188,6 +231,8 @@ class MountTable:
 
     def scan(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
         """Yield the entries behind `cookie`. Raises: as FileSystem.scan."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         covered = self._covered
         for entry in self._fs(index).scan(key, cookie):
@@ -199,6 +244,8 @@ class MountTable:
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[Entry]:
         """As scan, with Stat."""
+        if directory >= _STREAM:
+            raise NotADirectory
         index, key = split_node(directory)
         covered = self._covered
         for entry, status in self._fs(index).scan_stat(key, cookie):
@@ -241,21 +288,69 @@ class MountTable:
 
     def stat(self, node: int) -> Stat:
         index, key = split_node(node)
+        if node >= _STREAM:
+            return self._fs(index).stream_stat(key, stream_of(node))
         return self._fs(index).stat(key)
 
     def readlink(self, node: int) -> bytes:
-        """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest."""
-        index, key = split_node(node)
-        return self._posix_target(self._fs(index).readlink(key), index)
+        """The target as the guest has it; kinds other than POSIX are translated to a POSIX path in the guest.
 
-    def _posix_target(self, link: Link, index: int) -> bytes:
-        if not link.kind.startswith("ntfs-"):
-            return link.target
+        One on a drive that is mounted outside the link's confinement is a path from the root of all.
+        """
+        root, target = self._link(node)
+        return target if root.index == self.mount_of(node).confine else root.path + target
+
+    def _link(self, node: int) -> tuple[Mount, bytes]:
+        """(the mount at whose root an absolute target begins, the target from there)."""
+        if node >= _STREAM:
+            raise InvalidArgument("not a symbolic link")
+        index, key = split_node(node)
+        link = self._fs(index).readlink(key)
         mount = self.mounts[index]
-        return link.posix(mount.path[len(self.mounts[mount.confine].path) :], self.drives)
+        root = self.mounts[mount.confine]
+        if link.kind == "posix":
+            return root, link.target
+        drives = {}
+        source = self.drives.get(root.index, {}).get(link.drive) if link.drive else None
+        place = None if source is None else self._mounted(source, mount)
+        if source is not None and place is None:  # whatever the link's own volume has by that name is not meant
+            link = link._replace(kind="ntfs-elsewhere")
+        if place is not None:
+            root = self.mounts[place.confine]
+            drives[link.drive] = place.path[len(root.path) :]
+            if place is not mount:  # the link's own filesystem has spelled the names that are in it
+                names = self._spelled(node_of(place.index, place.root), link.target.split(b"/")[1:])
+                link = link._replace(target=b"/".join([link.drive, *names]))
+        return root, link.posix(mount.path[len(root.path) :] if place is None else b"", drives)
+
+    def _spelled(self, node: int, names: list[bytes]) -> list[bytes]:
+        """Names below `node` as they are stored, found without regard to case, as far as they are there.
+
+        What stands behind another link, or beyond the first names of a long path, is left as it is.
+        """
+        found = list(names)
+        try:
+            for at, name in enumerate(names[:_MOST_SPELLED]):
+                if name in (b"", b".", b".."):
+                    continue
+                child = self._lookup_fold(node, name)
+                found[at] = next((entry.name for entry in self.scan(node) if entry.node == child), name)
+                if self._is_link(child):
+                    break
+                node = child
+        except SKIPPED:  # whoever follows the link is told
+            pass
+        return found
+
+    def _mounted(self, source: str, near: Mount) -> Mount | None:
+        """Where the whole of `source` is mounted: at `near` itself, else inside its confinement, else anywhere."""
+        found = [each for each in self.mounts.values() if each.source == source and each.root == each.fs.root]
+        return min(found, key=lambda each: (each is not near, each.confine != near.confine, each.index), default=None)
 
     def confined(self, directory: int, target: bytes) -> bytes:
         """Rewrite a link's target, met in `directory`, so that the host's kernel stays inside this tree.
+
+        For an absolute one `directory` may be the link itself, and must be where it may lead to another drive.
 
         An absolute one gets the prefix of its confinement root; a relative one is left as it is unless one of
         its ".." would climb above that root. Raises: LinkLoop when following it does not end.
@@ -263,6 +358,8 @@ class MountTable:
         root = self.mounts[self.mount_of(directory).confine]
         top = self.prefix + root.path
         if target.startswith(b"/"):
+            if root.index in self.drives and self._leaves(directory, root):
+                top = self.prefix
             return top + b"/" + b"/".join(_clamped(target))
         if b".." not in target:
             return target
@@ -272,6 +369,10 @@ class MountTable:
             return target
         depth = self._path_of(directory)
         return top + b"/" + b"/".join(_clamped(depth + b"/" + target))
+
+    def _leaves(self, node: int, root: Mount) -> bool:
+        """Whether `node` is a link to a drive that is mounted elsewhere."""
+        return self._is_link(node) and self._link(node)[0] is not root
 
     def _path_of(self, directory: int) -> bytes:
         """A directory's path below its confinement root, by way of its parents."""
@@ -286,10 +387,14 @@ class MountTable:
         return b"/".join(reversed(names))
 
     def xattr_names(self, node: int) -> Sequence[bytes]:
+        if node >= _STREAM:
+            return ()
         index, key = split_node(node)
         return self._fs(index).xattr_names(key)
 
     def xattr(self, node: int, name: bytes) -> bytes:
+        if node >= _STREAM:
+            raise NoAttribute
         index, key = split_node(node)
         return self._fs(index).xattr(key, name)
 
@@ -298,6 +403,8 @@ class MountTable:
         return any(mount.fs.has_xattrs() for mount in self.mounts.values())
 
     def streams(self, node: int) -> Sequence[tuple[bytes, int]]:
+        if node >= _STREAM:
+            return ()
         index, key = split_node(node)
         return self._fs(index).streams(key)
 
@@ -307,13 +414,15 @@ class MountTable:
     def open(self, node: int, stream: bytes = b"") -> Source:
         """Return a file's bytes, resolved."""
         index, key = split_node(node)
-        return resolve(self._fs(index).open(key, stream))
+        return resolve(self._fs(index).open(key, stream or stream_of(node)))
 
     def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]:
         """Yield (path relative to `directory`, node, Stat) for every name below, across mounts.
 
         `failed`: as in FileSystem.walk.
         """
+        if directory >= _STREAM:
+            raise NotADirectory
         pending = [(b"", directory)]
         while pending:
             prefix, top = pending.pop()
@@ -343,7 +452,7 @@ class MountTable:
                             )
                         else:
                             stack.append((here + b"/", entry.node, above))
-                except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+                except SKIPPED as error:
                     fs.passed_over(ino, path, error, failed)
 
     def problems(self) -> Sequence[Problem]:
@@ -353,6 +462,12 @@ class MountTable:
             for problem in mount.fs.problems()[1]:
                 found.append(replace_where(problem, mount.source))
         return found
+
+    def unclean(self) -> list[str]:
+        """A sentence for each filesystem that was not shut down and is shown as it stands."""
+        mounts = self.mounts.values()
+        found = [f"{mount.source}: {mount.fs.state}" for mount in mounts if mount.fs.state.kind == "dirty-not-replayed"]
+        return list(dict.fromkeys(found))
 
     def _fs(self, index: int) -> FileSystem:
         try:
@@ -415,7 +530,7 @@ class MountTable:
                 node = above
                 continue
             try:
-                child = self._lookup_fold(node, name) if fold else self.lookup(node, name)
+                child = self.named(node, name, fold=fold)
             except (NotFound, NotADirectory):
                 if missing_ok:
                     return None
@@ -425,11 +540,11 @@ class MountTable:
                 links += 1
                 if links > MAX_LINKS:
                     raise LinkLoop
-                target = self.readlink(child)
+                root, target = self._link(child)
                 if not target:
                     raise NotFound
                 if target.startswith(b"/"):
-                    node = self._confinement(node)
+                    node = node_of(root.index, root.root)
                 parts.extend(reversed(target.split(b"/")))
                 continue
             node = child

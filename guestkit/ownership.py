@@ -1,8 +1,8 @@
 """Who owns files, what may be done with them and when it is, on formats that keep none of these: by mount options.
 
 The options are those of mount(8) for vfat and exfat: "uid" and "gid" (0 by default); "umask", or "fmask" for files and
-"dmask" for directories, in octal (022 by default, as guestmount shows it); for local times "tz" ("UTC", the default,
-an offset such as "+01:00", or a zone by name such as "Europe/Berlin") or "time_offset", minutes ahead of UTC.
+"dmask" for directories, in octal (022 by default, as guestmount shows it; 0 on NTFS); for local times "tz" ("UTC", the
+default, an offset such as "+01:00", or a zone by name such as "Europe/Berlin") or "time_offset", minutes ahead of UTC.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Ownership:
 
     __slots__ = ("_offset", "_zone", "dir_mode", "file_mode", "gid", "uid")
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        """Raises: InvalidArgument for an option that makes no sense."""
+    def __init__(self, options: Mapping[str, str], umask: int = 0o022) -> None:
+        """`umask`: what counts without an option. Raises: InvalidArgument for an option that makes no sense."""
         self.uid = _number(options, "uid")
         self.gid = _number(options, "gid")
-        mask = _mask(options, "umask", 0o022)
+        mask = _mask(options, "umask", umask)
         self.file_mode = 0o777 & ~_mask(options, "fmask", mask)
         self.dir_mode = 0o777 & ~_mask(options, "dmask", mask)
         self._offset, self._zone = _zone(options)

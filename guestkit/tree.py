@@ -77,6 +77,11 @@ class Tree(MountTable):
             at, path = self._mount_directory(1, b"/" + name)
             for warning in mount_os(self.guest, system, self, at, path, self.options):
                 self.warnings.append(f"{name.decode()}: {warning}")
+        windows = [system for system in self.systems if system.drives]
+        for mount in self.mounts.values() if windows else ():
+            if mount.index == mount.confine and mount.source:  # its own system's drives, else the first one's
+                own = next((system for system in windows if system.root == mount.source), windows[0])
+                self.drives.setdefault(mount.index, own.drives)
 
     def _documents(self) -> None:
         top = self.fs.add_directory(1, b"inspect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ def _missing(item: pytest.Item) -> str:
         for name in marker.args:
             if not shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
                 return f"needs {name}"
+    for marker in item.iter_markers("module"):
+        for name in marker.args:
+            if importlib.util.find_spec(name) is None:
+                return f"needs the Python package with {name}"
     return ""
 
 

@@ -6,15 +6,16 @@ import os
 import stat
 import time
 from argparse import Namespace as Arguments
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 from guestkit.cli.hints import describe
 from guestkit.cli.output import JsonList, Output, complain, escape
 from guestkit.cli.view import View
 from guestkit.errors import GuestkitError, LinkLoop
-from guestkit.fs.base import Stat
-from guestkit.namespace import Entry, Namespace
+from guestkit.fs.base import DT_REG, Stat
+from guestkit.namespace import Entry, Namespace, stream_node
 
 _TYPES = {
     stat.S_IFREG: "file",
@@ -47,8 +48,10 @@ def local_time(time_ns: int, form: str) -> str:
         return f"@{time_ns // _NANO}"
 
 
-def facts(path: bytes, status: Stat | None, target: bytes | None = None) -> dict[str, object]:
-    """One name, JSON-ready. Times are ISO 8601 in UTC with nanoseconds beside."""
+def facts(
+    path: bytes, status: Stat | None, target: bytes | None = None, streams: Sequence[tuple[bytes, int]] = ()
+) -> dict[str, object]:
+    """One name, JSON-ready. Times are nanoseconds since 1970 in UTC; `streams`: (name, size) of named ones."""
     found: dict[str, object] = {"path": path.decode("utf-8", "surrogateescape")}
     if status is None:
         return {**found, "type": "unreadable"}
@@ -70,17 +73,33 @@ def facts(path: bytes, status: Stat | None, target: bytes | None = None) -> dict
         found["device"] = [os.major(status.rdev), os.minor(status.rdev)]
     if target is not None:
         found["target"] = target.decode("utf-8", "surrogateescape")
+    if streams:
+        found["streams"] = [{"name": name.decode("utf-8", "surrogateescape"), "size": size} for name, size in streams]
     return found
 
 
-def link_target(namespace: Namespace, node: int, status: Stat | None) -> bytes | None:
-    """Where a link leads; None for anything else, and for a link that is damaged."""
+def link_target(
+    namespace: Namespace, node: int, status: Stat | None, failed: Callable[[GuestkitError], None]
+) -> bytes | None:
+    """Where a link leads; None for anything else, and for a link that is damaged, which `failed` is told."""
     if status is None or not stat.S_ISLNK(status.mode):
         return None
     try:
         return namespace.readlink(node)
-    except GuestkitError:
+    except GuestkitError as error:
+        failed(error)
         return None
+
+
+def named_streams(
+    namespace: Namespace, node: int, failed: Callable[[GuestkitError], None]
+) -> Sequence[tuple[bytes, int]]:
+    """(name, size) of the named streams of a file; none where they cannot be read, which `failed` is told."""
+    try:
+        return namespace.streams(node)
+    except GuestkitError as error:
+        failed(error)
+        return ()
 
 
 def entries_of(namespace: Namespace, node: int, failed: list[GuestkitError]) -> list[Entry]:
@@ -123,6 +142,10 @@ class _Listing:
         complain(describe(error, self.arguments.image))
         self.status = 1
 
+    def about(self, path: bytes) -> Callable[[GuestkitError], None]:
+        """Complains of the file at `path`."""
+        return lambda error: self.complain(error.within(path.decode("utf-8", "surrogateescape")))
+
     def show(self, table: Namespace, node: int, path: bytes) -> None:
         found = table.stat(node)
         if self.arguments.directory or not stat.S_ISDIR(found.mode):
@@ -156,17 +179,37 @@ class _Listing:
     def _print(self, table: Namespace, prefix: bytes, shown: list[Entry]) -> None:
         self.printed = True
         if self.documents is None:
-            _print_entries(table, shown, self.arguments, self.output)
+            if self.arguments.streams:
+                shown = [each for entry in shown for each in self._with_streams(table, prefix, entry)]
+            if self.arguments.long:
+                _print_long(shown, self._targets(table, prefix, shown), self.output, self.arguments.print0)
+            else:
+                _print_entries(shown, self.arguments, self.output)
             return
         for entry in shown:
-            target = link_target(table, entry.node, entry.stat)
-            self.documents.add(facts(prefix + entry.name, entry.stat, target))
+            about = self.about(prefix + entry.name)
+            target = link_target(table, entry.node, entry.stat, about)
+            streams = named_streams(table, entry.node, about) if self.arguments.streams else ()
+            self.documents.add(facts(prefix + entry.name, entry.stat, target, streams))
+
+    def _targets(self, table: Namespace, prefix: bytes, shown: list[Entry]) -> list[bytes | None]:
+        return [link_target(table, each.node, each.stat, self.about(prefix + each.name)) for each in shown]
+
+    def _with_streams(self, table: Namespace, prefix: bytes, entry: Entry) -> Iterator[Entry]:
+        """An entry, and its named streams under the names by which they can be read."""
+        yield entry
+        for name, _ in named_streams(table, entry.node, self.about(prefix + entry.name)):
+            node = stream_node(entry.node, name)
+            status = None
+            try:
+                status = table.stat(node)
+            except GuestkitError as error:
+                self.about(prefix + entry.name + b":" + name)(error)
+            yield Entry(entry.name + b":" + name, node, DT_REG, 0, status)
 
 
-def _print_entries(table: Namespace, shown: list[Entry], arguments: Arguments, output: Output) -> None:
-    if arguments.long:
-        _print_long(table, shown, output, b"\0" if arguments.print0 else b"\n")
-    elif arguments.print0:
+def _print_entries(shown: list[Entry], arguments: Arguments, output: Output) -> None:
+    if arguments.print0:
         for entry in shown:
             output.write(entry.name + b"\0")
     elif output.terminal and not arguments.one:
@@ -176,8 +219,9 @@ def _print_entries(table: Namespace, shown: list[Entry], arguments: Arguments, o
             output.write(output.name(entry.name) + b"\n")
 
 
-def _print_long(table: Namespace, shown: list[Entry], output: Output, end: bytes) -> None:
+def _print_long(shown: list[Entry], targets: list[bytes | None], output: Output, print0: bool) -> None:
     rows = []
+    end = b"\0" if print0 else b"\n"
     for entry in shown:
         found = entry.stat
         if found is None:
@@ -190,10 +234,9 @@ def _print_long(table: Namespace, shown: list[Entry], output: Output, end: bytes
         when = local_time(found.mtime_ns, "%Y-%m-%d %H:%M")
         rows.append((stat.filemode(found.mode), str(found.nlink), str(found.uid), str(found.gid), size, when))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(6)]
-    for row, entry in zip(rows, shown, strict=True):
+    for row, entry, target in zip(rows, shown, targets, strict=True):
         cells = " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         line = output.text(cells) + b" " + output.name(entry.name)
-        target = link_target(table, entry.node, entry.stat)
         if target is not None:
             line += b" -> " + output.name(target)
         output.write(line + end)
@@ -244,7 +287,8 @@ def find(view: View, arguments: Arguments, output: Output) -> int:
             if match is not None and not match(full.rstrip(b"/").rpartition(b"/")[2]):
                 continue
             if documents is not None:
-                documents.add(facts(full, found, link_target(table, node, found)))
+                target = link_target(table, node, found, partial(failed, full))
+                documents.add(facts(full, found, target))
             elif arguments.print0:
                 output.write(full + b"\0")
             else:
@@ -277,14 +321,17 @@ def tree(view: View, arguments: Arguments, output: Output) -> int:
     status = directories = others = 0
     above: set[int] = {top}
 
-    def below(node: int, path: bytes) -> list[Entry]:
+    def failed(path: bytes, error: GuestkitError) -> None:
         nonlocal status
-        failed: list[GuestkitError] = []
-        found = entries_of(table, node, failed)
-        for error in failed:
-            error.within(path.decode("utf-8", "surrogateescape"))
-            complain(describe(error, arguments.image))
-            status = 1
+        error.within(path.decode("utf-8", "surrogateescape"))
+        complain(describe(error, arguments.image))
+        status = 1
+
+    def below(node: int, path: bytes) -> list[Entry]:
+        errors: list[GuestkitError] = []
+        found = entries_of(table, node, errors)
+        for error in errors:
+            failed(path, error)
         return [entry for entry in reversed(found) if arguments.all or not entry.name.startswith(b".")]
 
     # (entries still to show, what stands before them, the directory's path and node)
@@ -303,7 +350,7 @@ def tree(view: View, arguments: Arguments, output: Output) -> int:
             directories += is_directory
             others += not is_directory
             here = prefix + b"/" + entry.name
-            target = link_target(table, entry.node, entry.stat)
+            target = link_target(table, entry.node, entry.stat, partial(failed, here))
             if documents is not None:
                 documents.add(facts(here, entry.stat, target))
             else:
@@ -329,21 +376,29 @@ def tree(view: View, arguments: Arguments, output: Output) -> int:
 def stat_command(view: View, arguments: Arguments, output: Output) -> int:
     """guestkit stat"""
     status = 0
+
+    def failed(error: GuestkitError) -> None:
+        nonlocal status
+        complain(describe(error, arguments.image))
+        status = 1
+
     with JsonList(output) if arguments.json else nullcontext() as documents:
         for text in arguments.paths:
             try:
                 table, node, path = view.find(text, follow=arguments.dereference)
                 found = table.stat(node)
             except GuestkitError as error:
-                complain(describe(error, arguments.image))
-                status = 1
+                failed(error)
                 continue
-            target = link_target(table, node, found)
+            target = link_target(table, node, found, failed)
+            streams = named_streams(table, node, failed)
             if documents is not None:
-                documents.add(facts(path, found, target))
+                documents.add(facts(path, found, target, streams))
             else:
                 for line in _stat_lines(path, found, target):
                     output.line(line)
+                for name, size in streams:
+                    output.line(f"Stream: {escape(name)} ({size} bytes)")
     return status
 
 

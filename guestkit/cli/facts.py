@@ -165,6 +165,8 @@ def _system(facts: dict[str, Any], output: Output) -> None:
         output.line(f"{'Version:':<16}{facts['major_version']}.{facts['minor_version']}")
     for point, device in facts["mountpoints"].items():
         output.line(f"{'Mounted:':<16}{device} at {point}")
+    for letter, device in facts["drive_mappings"].items():
+        output.line(f"{'Drive:':<16}{device} is {letter}:")
     for entry in facts["fstab"]:
         if not entry["device"]:
             output.line(f"{'Not found:':<16}{entry['spec']} for {entry['mountpoint']}")

@@ -117,6 +117,7 @@ def _ls(command: argparse.ArgumentParser) -> None:
     command.add_argument("-a", "-A", "--all", action="store_true", help="also names that begin with a dot")
     command.add_argument("-R", "--recursive", action="store_true", help="also what is below")
     command.add_argument("-d", "--directory", action="store_true", help="the directory itself, not what is in it")
+    command.add_argument("--streams", action="store_true", help="also named streams (NTFS), as NAME:STREAM")
     command.add_argument("-1", dest="one", action="store_true", help="one name a line")
     command.add_argument("-0", "--print0", action="store_true", help="end each name with NUL, as it is")
 

@@ -270,7 +270,7 @@ def _serve(command: Command, send: int) -> None:
             namespace, warnings = tree, tree.warnings
             if command.format is None and not warnings and len(tree.mounts) == 1:
                 _refuse_unknown(guest)
-        for warning in warnings:
+        for warning in [*warnings, *namespace.unclean()]:
             complain(f"warning: {warning}")
 
         def ready() -> None:

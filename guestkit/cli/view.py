@@ -124,9 +124,7 @@ class View:
             found += [f"{disk.short}: {text}" for text in (*image, *(disk.table.problems if disk.table else ()))]
         for table in self.tables.values():
             found += [f"{problem.where}: {problem.message}" for problem in table.problems()]
-            for mount in table.mounts.values():
-                if mount.fs.state.kind == "dirty-not-replayed":
-                    found.append(f"{mount.source}: {mount.fs.state}")
+            found += table.unclean()
         return list(dict.fromkeys(found))
 
 

@@ -13,7 +13,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from guestkit.errors import Corrupt, GuestkitError, NoAttribute, NotADirectory, NotFound, SourceError, Unsupported
+from guestkit.errors import (
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    NoAttribute,
+    NotADirectory,
+    NotFound,
+    SourceError,
+    Unsupported,
+)
 from guestkit.source import Source
 
 T = TypeVar("T")
@@ -54,6 +63,9 @@ RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
 Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
 
 
+_ON_DRIVES = ("ntfs-symlink", "ntfs-junction", "ntfs-elsewhere")
+
+
 class Link(NamedTuple):
     """A symbolic link's target, its components separated by "/".
 
@@ -64,6 +76,11 @@ class Link(NamedTuple):
 
     kind: str
     target: bytes
+
+    @property
+    def drive(self) -> bytes:
+        """The drive or volume that the target names, in lower case: "c:", "volume{...}"; b"" for other kinds."""
+        return self.target.partition(b"/")[0].lower() if self.kind in _ON_DRIVES else b""
 
     def posix(self, own: bytes = b"", drives: Mapping[bytes, bytes] | None = None) -> bytes:
         """The target as a POSIX path.
@@ -157,6 +174,10 @@ def whole(work: Generator[None, None, T]) -> T:
         return result
 
 
+# what hides one object or one directory and never the rest: walk() goes on behind it
+SKIPPED = (Corrupt, NotADirectory, NotFound, SourceError, Unsupported)
+
+
 # what walk() tells of a directory that it could not list in full: (path, error)
 Failed = Callable[[bytes, GuestkitError], None]
 
@@ -170,6 +191,7 @@ class FileSystem(ABC):
     root: int  # inode key of the root directory
     state: State = State()
     case_sensitive: bool = True
+    has_streams: bool = False  # whether files of the format can have named streams
 
     def __init__(self) -> None:
         self.damage = Problems()
@@ -247,6 +269,10 @@ class FileSystem(ABC):
         """(name, size) of each named stream."""
         return ()
 
+    def stream_stat(self, ino: int, stream: bytes) -> Stat:
+        """A named stream as if it were a file: a regular one of the same owner. Raises: NotFound, Corrupt."""
+        raise NotFound(f"no stream {stream!r}")
+
     def roots(self) -> Sequence[Subvolume]:
         return (Subvolume(0, b"", self.root, True, False),)
 
@@ -273,7 +299,7 @@ class FileSystem(ABC):
                             self.passed_over(entry.ino, path, Corrupt("directory is its own ancestor"), failed)
                         else:
                             pending.append((path + b"/", entry.ino, above))
-            except (Corrupt, NotADirectory, NotFound, SourceError, Unsupported) as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     def passed_over(self, ino: int, path: bytes, error: GuestkitError, failed: Failed | None) -> None:
@@ -289,3 +315,50 @@ class FileSystem(ABC):
     def details(self) -> dict[str, object]:
         """Facts of the format for a person, JSON-ready (features, block size, last mount)."""
         return {}
+
+
+def may_be_shown(name: bytes) -> bool:
+    """Whether a name from disk may reach the tree."""
+    return bool(name) and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
+
+
+class Plain(FileSystem):
+    """A format of clusters that knows files and directories alone, no links, attributes or streams.
+
+    A directory has one name, so a second one is damage.
+    """
+
+    def readlink(self, ino: int) -> Link:
+        self.stat(ino)
+        raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
+
+    def has_xattrs(self) -> bool:
+        return False
+
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
+        """As FileSystem.walk; a directory that was met before is not entered again."""
+        start = self.root if directory is None else directory
+        entered = {start}
+        pending = [(b"", start)]
+        while pending:
+            prefix, current = pending.pop()
+            try:
+                for entry, status in self.scan_stat(current):
+                    path = prefix + entry.name
+                    yield path, entry.ino, status
+                    if status is not None and entry.type == DT_DIR:
+                        if entry.ino in entered:
+                            self.passed_over(entry.ino, path, Corrupt("directory has a second name"), failed)
+                        else:
+                            entered.add(entry.ino)
+                            pending.append((path + b"/", entry.ino))
+            except SKIPPED as error:
+                self.passed_over(current, prefix, error, failed)
+
+    @staticmethod
+    def figures(cluster: int, clusters: int, free: int, serial: str, longest: int) -> StatVfs:
+        """statvfs() of a volume of `clusters` of `cluster` bytes; `serial`: "1234-ABCD"; `longest`: name in bytes."""
+        number = int(serial.replace("-", "") or "0", 16)
+        return StatVfs(cluster, cluster, clusters, free, free, 0, 0, 0, longest, number)

@@ -192,7 +192,7 @@ class Handle:
                 del names[-1:]
                 node = table.parent(node)
                 continue
-            child = table.lookup(node, name)
+            child = table.named(node, name)
             if stat.S_ISLNK(table.stat(child).mode):
                 target = table.readlink(child)
                 if target.startswith(b"/"):
@@ -256,7 +256,7 @@ class Handle:
             return self._table.parent(directory)
         if not name or len(name) > 4 * MAX_NAME:
             raise NotFound
-        return self._table.lookup(directory, name)
+        return self._table.named(directory, name)
 
     def _read_only(self, path: str = "") -> Failure:
         """The failure of every function that would change the guest."""

@@ -124,8 +124,7 @@ class Inspection(Mounting):
     @api()
     def inspect_get_drive_mappings(self, root: Mountable) -> Hashtable:
         """The drive letters of Windows; none for other systems. Raises: as inspect_get_type."""
-        self._system(root)
-        return {}
+        return dict(self._system(root).drive_mappings)
 
     @api()
     def inspect_list_applications2(self, root: Mountable) -> list[dict[str, Any]]:
@@ -178,27 +177,31 @@ class Inspection(Mounting):
 
     @api()
     def inspect_get_windows_systemroot(self, root: Mountable) -> str:
-        """Raises: GuestfsError: no Windows guest is recognised yet."""
-        raise self._not_windows(root)
+        """The directory of Windows, "/Windows". Raises: GuestfsError for another system."""
+        return self._windows(root, "windows_systemroot", _NOT_WINDOWS)
 
     @api()
     def inspect_get_windows_current_control_set(self, root: Mountable) -> str:
-        """Raises: GuestfsError: no Windows guest is recognised yet."""
-        raise self._not_windows(root)
+        """ "ControlSet001". Raises: GuestfsError for another system, or where the registry does not tell."""
+        missing = "not a Windows guest, or CurrentControlSet could not be determined"
+        return self._windows(root, "windows_current_control_set", missing)
 
     @api()
     def inspect_get_windows_software_hive(self, root: Mountable) -> str:
-        """Raises: GuestfsError: no Windows guest is recognised yet."""
-        raise self._not_windows(root)
+        """The path of the hive SOFTWARE. Raises: GuestfsError for another system, or where it is not there."""
+        missing = "not a Windows guest, or software hive not found"
+        return self._windows(root, "windows_software_hive", missing)
 
     @api()
     def inspect_get_windows_system_hive(self, root: Mountable) -> str:
-        """Raises: GuestfsError: no Windows guest is recognised yet."""
-        raise self._not_windows(root)
+        """The path of the hive SYSTEM. Raises: GuestfsError for another system, or where it is not there."""
+        return self._windows(root, "windows_system_hive", "not a Windows guest, or system hive not found")
 
-    def _not_windows(self, root: str) -> Failure:
-        self._system(root)
-        return Failure(_NOT_WINDOWS, errno.EINVAL)
+    def _windows(self, root: str, name: str, missing: str) -> str:
+        found: str = getattr(self._system(root), name)
+        if not found:
+            raise Failure(missing, errno.EINVAL)
+        return found
 
 
 _OLD_KEYS = (

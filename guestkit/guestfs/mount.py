@@ -94,14 +94,24 @@ class Mounting(Handle):
             if bare and at is None:
                 table.umount(next(iter(table.mounts)))
                 self._base = None
-            table.mount(fs, at, path, source=device.name)
+            mount = table.mount(fs, at, path, source=device.name)
+            self._know_drives(mount)
             self._tree_changed()
         except Busy:
             raise _refused(f"{device.name} already mounted on /sysroot{mountpoint}", errno.EBUSY) from None
         except NotADirectory:
             raise Failure(f"mount: {mountpoint}: mount point is not a directory", errno.ENOTDIR) from None
+        if fs.state.kind == "dirty-not-replayed":
+            self._say(f"mount: {device.name}: {fs.state}")
         for problem in fs.problems()[1]:
             self._say(f"mount: {device.name}: {problem.where}: {problem.message}")
+
+    def _know_drives(self, mount: Mount) -> None:
+        """Let links of Windows lead to the drives that inspection found: the root's own, else the first system's."""
+        windows = [system for system in self._systems or () if system.drives]
+        for system in windows:
+            if system.root == mount.source or mount.confine not in self._table.drives:
+                self._table.drives[mount.confine] = system.drives
 
     def _shown(self) -> list[Mount]:
         """What the caller mounted, in order."""

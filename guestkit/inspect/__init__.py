@@ -5,7 +5,8 @@
     warnings = mount_os(guest, systems[0], table)
     applications = list_applications(table, systems[0])
 
-Linux guests only, for now. Everything is read through a Namespace with caps on size; nothing of the guest is run.
+Linux and Windows guests; packages of Linux only, for now. Everything is read through a Namespace with caps on size;
+nothing of the guest is run.
 """
 
 from __future__ import annotations

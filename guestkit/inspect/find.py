@@ -15,6 +15,8 @@ from guestkit.inspect.release import find_release
 from guestkit.inspect.system import UNKNOWN, FstabEntry, OperatingSystem
 from guestkit.namespace import MountTable
 
+_WINDOWS = ("ntfs", "vfat")  # filesystems that Windows can have its root on
+
 
 def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> list[OperatingSystem]:
     """Look at every filesystem that can be opened and describe each that is the root of a system.
@@ -37,7 +39,42 @@ def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> lis
         if system:
             index = index or DeviceIndex(guest)
             systems.append(_describe(guest, mountable, system, table, look, index, options or {}))
+        elif kind in _WINDOWS:
+            windows = _describe_windows(guest, mountable, look)
+            if windows is not None:
+                systems.append(windows)
     return systems
+
+
+def _describe_windows(guest: Guest, root: str, look: Look) -> OperatingSystem | None:
+    from guestkit.inspect import windows
+
+    directory = windows.systemroot(look)
+    if not directory:
+        return None
+    facts = windows.describe(guest, look, root, directory)
+    return OperatingSystem(
+        root=root,
+        type="windows",
+        distro="windows",
+        product_name=facts.product_name,
+        product_variant=facts.product_variant,
+        major_version=facts.major,
+        minor_version=facts.minor,
+        hostname=facts.hostname,
+        arch=facts.arch,
+        osinfo=facts.osinfo,
+        build_id=facts.build_id,
+        mountpoints={"/": root},
+        filesystems=(root,),
+        warnings=tuple(look.warnings),
+        drive_mappings=facts.drive_mappings,
+        drives=facts.drives,
+        windows_systemroot=facts.systemroot,
+        windows_current_control_set=facts.current_control_set,
+        windows_software_hive=facts.software_hive,
+        windows_system_hive=facts.system_hive,
+    )
 
 
 def _describe(

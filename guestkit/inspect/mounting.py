@@ -40,6 +40,8 @@ def mount_os(
     entries = {entry.mountpoint: entry for entry in reversed(system.fstab)}
     top = guest.filesystem(system.root, shared)  # as inspection saw it, whatever fstab says of "/"
     mount = table.mount(top, at, path, confine=at is not None, source=system.root)
+    if system.drives:
+        table.drives[mount.confine] = system.drives
     root = node_of(mount.index, mount.root)
     warnings = _not_found(system)
     mounted = 0

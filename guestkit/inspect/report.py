@@ -112,6 +112,9 @@ def system_facts(system: OperatingSystem) -> dict[str, object]:
             }
             for entry in system.fstab
         ],
+        "drive_mappings": dict(system.drive_mappings),
+        "windows_systemroot": system.windows_systemroot,
+        "windows_current_control_set": system.windows_current_control_set,
         "warnings": list(system.warnings),
     }
 

@@ -40,6 +40,9 @@ class OperatingSystem:
     filesystems  mountables of the root and of every fstab line, swap too; what was not found as it is written
     fstab        the lines of /etc/fstab that name a device
     warnings     what could not be read, a sentence each
+
+    Windows only: `drive_mappings` {"C": mountable} as the registry has them; `drives`, for links, {"c:" or
+    "volume{guid}": mountable} with the system's own; `windows_*` as libguestfs's functions of these names.
     """
 
     root: str
@@ -60,6 +63,12 @@ class OperatingSystem:
     filesystems: tuple[str, ...] = ()
     fstab: tuple[FstabEntry, ...] = ()
     warnings: tuple[str, ...] = ()
+    drive_mappings: Mapping[str, str] = field(default_factory=dict)
+    drives: Mapping[bytes, str] = field(default_factory=dict)
+    windows_systemroot: str = ""
+    windows_current_control_set: str = ""
+    windows_software_hive: str = ""
+    windows_system_hive: str = ""
 
 
 class Application(NamedTuple):

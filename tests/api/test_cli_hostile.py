@@ -82,6 +82,22 @@ def test_unreadable_entries_are_shown_and_do_not_hide_others(guestkit: Any) -> N
     assert guestkit(guest, "cat", "-p", "sda", "x", "/bad").status == 1
 
 
+def test_a_damaged_link_is_told_and_fails(guestkit: Any) -> None:
+    class Broken(MemoryFS):
+        def readlink(self, ino: int) -> Any:
+            raise Corrupt("link target", "length", where=f"inode {ino}")
+
+    guest = MemoryGuest(Part(Broken({"a": b"1", "link": Symlink("a"), "z": b"2"})))
+    for words in (["ls", "-l"], ["ls", "--json"], ["find", "--json"], ["tree"], ["tree", "--json"]):
+        found = guestkit(guest, *words, "-p", "sda", "x", "/")
+        assert found.status == 1, words
+        assert found.err.count("link target") == 1 and "/link" in found.err, words
+        assert b"link" in found.out and b"z" in found.out
+    assert guestkit(guest, "stat", "-p", "sda", "x", "/link").status == 1
+    for words in (["ls"], ["find"]):  # which tell no targets
+        assert guestkit(guest, *words, "-p", "sda", "x", "/").status == 0
+
+
 def test_listing_that_breaks_off_shows_what_came_before_and_fails(guestkit: Any) -> None:
     class Broken(MemoryFS):
         def scan(self, directory: int, cookie: int = 0) -> Any:

@@ -14,6 +14,7 @@ from fatwriter import BAD, END, Volume, long, short
 from guestkit.chains import Chain, Chains
 from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NotADirectory, NotFound, Unsupported
 from guestkit.fs.fat import open as open_fat
+from guestkit.fs.fat.boot import parse_info
 from guestkit.fs.fat.filesystem import Fat
 from guestkit.limits import Limits
 from guestkit.source import BytesSource, Extent, Leaf, Source, ZeroSource
@@ -216,6 +217,15 @@ def test_free_clusters_are_counted_whatever_fsinfo_says(free: int) -> None:
     struct.pack_into("<H", volume.image, 48, 1)
     volume.image[512:1024] = struct.pack("<I480xII16xI", 0x41615252, 0x61417272, free, 0xAA550000)
     assert opened(volume).statvfs().bfree == 66_000 - 1
+
+
+def test_fsinfo_counts_only_with_its_signatures_and_a_number_that_can_be() -> None:
+    good = struct.pack("<I480xII16xI", 0x41615252, 0x61417272, 100, 0xAA550000)
+    assert parse_info(good, 100) == 100
+    assert parse_info(good, 99) is None
+    for at in (0, 484, 508):
+        assert parse_info(good[:at] + b"\1\1\1\1" + good[at + 4 :], 100) is None
+    assert parse_info(good[:488] + b"\xff\xff\xff\xff" + good[492:], 100) is None
 
 
 # names

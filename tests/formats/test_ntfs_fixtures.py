@@ -227,13 +227,14 @@ def test_links_translate_by_the_drives_that_are_known(volume: Open) -> None:
 def test_links_are_followed_inside_the_tree(volume: Open) -> None:
     fs = volume("ntfs-links")
     table = MountTable()
-    table.mount(fs)
+    mount = table.mount(fs)
     wanted = find(fs, "Users/Public Folder/File.txt")
     for path in (b"/junction-case/File.txt", b"/relative-case", b"/symlink-dir/Public Folder/File.txt"):
         assert table.stat(table.resolve(path)).ino == wanted
     assert table.stat(table.resolve(b"/Users/loop/loop/Other.txt")).ino == find(fs, "Users/Other.txt")
     assert table.stat(table.resolve(b"/rooted")).ino == find(fs, "Users/Other.txt")
-    table.drives[b"d:"] = b"/Users"
+    table.mount(volume("ntfs"), table.resolve(b"/Users"), b"/Users", source="/dev/sdb1")
+    table.drives[mount.index] = {b"d:": "/dev/sdb1"}
     assert table.readlink(table.resolve(b"/junction-gone", follow=False)) == b"/Users/No Such/Folder"
 
 

@@ -345,7 +345,56 @@ def test_entries_of_an_attribute_list_are_checked(entry: bytes) -> None:
         parse_list(entry, "here")
 
 
+@pytest.mark.parametrize("name", ["$Bitmap", "$UpCase", "$Secure"])
+def test_system_files_may_have_attribute_lists(image: Make, name: str) -> None:
+    """Their attributes are moved to another record: what is read of them stays the same."""
+    path = image()
+    before = opened(path)
+    number = find(before, name)
+    listed = opened(path).statvfs(), before.lookup(before.root, b"SIZE-700".lower())
+    acl = before.xattr(listed[1], b"system.ntfs_acl")
+    own, other = recipe.read_record(path, number), recipe.read_record(path, 20)
+    parts = recipe.attributes(own)
+    sequence = struct.unpack_from("<H", other, 16)[0]
+    base = struct.unpack_from("<H", own, 16)[0] << 48
+    stays = [part for part in parts if part[0] == 0x10]
+    moved = [part for part in parts if part not in stays]
+    entries = b""
+    for part in parts:
+        kind, instance = struct.unpack_from("<I", part)[0], struct.unpack_from("<H", part, 14)[0]
+        units, at = part[9], struct.unpack_from("<H", part, 10)[0]
+        place = base | number if part in stays else sequence << 48 | 20
+        entry = struct.pack("<IHBBQQH", kind, -(-(26 + 2 * units) // 8) * 8, units, 26, 0, place, instance)
+        entries += (entry + part[at : at + 2 * units]).ljust(-(-(26 + 2 * units) // 8) * 8, b"\0")
+    entries = entries.ljust(-(-len(entries) // 8) * 8, b"\0")
+    new = struct.pack("<IIBBHHHIHH", 0x20, 24 + len(entries), 0, 0, 24, 0, 61, len(entries), 24, 0) + entries
+    recipe.write_record(path, number, recipe.with_attributes(own, [*stays, new]))
+    made = recipe.with_attributes(other, moved)
+    struct.pack_into("<H", made, 22, 1)
+    struct.pack_into("<Q", made, 32, base | number)
+    recipe.write_record(path, 20, made)
+    fs = opened(path)
+    assert fs.inodes.read(number).listed is not None
+    assert fs.statvfs() == listed[0]
+    assert fs.lookup(fs.root, b"size-700") == listed[1]
+    assert fs.xattr(listed[1], b"system.ntfs_acl") == acl
+    assert fs.problems()[0] == 0
+
+
 # directories
+
+
+def test_names_with_lone_surrogates_are_listed_and_found(image: Make) -> None:
+    path = image()
+    raw = path.read_bytes()
+    old = "size-700".encode("utf-16-le")
+    path.write_bytes(raw.replace(old, "size".encode("utf-16-le") + b"\x00\xd8\x01\xdc\xff\xdf0\0"))
+    fs = opened(path)
+    name = "size\U00010001".encode() + b"\xed\xbf\xbf0"  # a pair, and one that stands alone
+    (ino,) = (entry.ino for entry in fs.scan(fs.root) if entry.name == name)
+    assert fs.lookup(fs.root, name) == ino
+    assert fs.stat(ino).size == 700
+    assert name in [path for path, _, _ in fs.walk()]
 
 
 def index_place(path: Path, number: int, block: int) -> int:

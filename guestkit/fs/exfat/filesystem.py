@@ -17,14 +17,12 @@ from guestkit.chains import FIRST, Chain, Chains, Heap, content
 from guestkit.errors import (
     Corrupt,
     GuestkitError,
-    InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotFound,
-    SourceError,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Plain, Stat, State, StatVfs, may_be_shown
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
 from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Listing
@@ -53,10 +51,9 @@ from guestkit.source import BytesSource, Concat, Source, ZeroSource
 ROOT = 1
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _RECORD_MEMORY = 850  # bytes that a kept record takes, about
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
-class ExFat(FileSystem):
+class ExFat(Plain):
     """One exFAT filesystem on `device`."""
 
     kind = "exfat"
@@ -221,7 +218,7 @@ class ExFat(FileSystem):
         for record in records:
             file = record.file
             name = file.name
-            if b"/" in name or b"\0" in name or name in (b".", b".."):
+            if not may_be_shown(name):
                 self.damage.add(f"inode {parent}", f"the name {name!r} cannot be shown")
                 continue
             if file.attributes & DIRECTORY and file.cluster:
@@ -243,30 +240,6 @@ class ExFat(FileSystem):
             for number, file in batch:
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
                 yield DirEntry(file.name, file.place, kind, number), self._stat_or_none(file)
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        """As FileSystem.walk; the clusters of a directory are its own, so a second name is damage, not entered."""
-        pending = [(b"", ROOT if directory is None else directory)]
-        entered = {self.boot.root_cluster}
-        while pending:
-            prefix, current = pending.pop()
-            try:
-                for batch in self._batches(current):
-                    for _, file in batch:
-                        path = prefix + file.name
-                        status = self._stat_or_none(file)
-                        yield path, file.place, status
-                        if status is None or not file.attributes & DIRECTORY or not file.cluster:
-                            continue
-                        if file.cluster in entered:
-                            self.passed_over(file.place, path, Corrupt("directory has a second name"), failed)
-                        else:
-                            entered.add(file.cluster)
-                            pending.append((path + b"/", file.place))
-            except _SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
 
     def lookup(self, directory: int, name: bytes) -> int:
         found = self._find(directory, name)
@@ -331,7 +304,7 @@ class ExFat(FileSystem):
                             if file.cluster not in entered:
                                 entered.add(file.cluster)
                                 pending.append(file.place)
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.damage.add(f"inode {current}", error)
         raise NotFound(f"no directory names inode {directory}")
 
@@ -383,7 +356,7 @@ class ExFat(FileSystem):
     def _stat_or_none(self, file: File) -> Stat | None:
         try:
             return self._stat_of(file)
-        except _SKIPPED as error:
+        except SKIPPED as error:
             self.damage.add(f"inode {file.place}", error)
             return None
 
@@ -447,30 +420,12 @@ class ExFat(FileSystem):
                 "stream extension", "DataLength", found=file.size, expected=f"to {most}", where=f"inode {file.place}"
             )
 
-    def readlink(self, ino: int) -> Link:
-        self.stat(ino)
-        raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
-
-    def has_xattrs(self) -> bool:
-        return False
-
     # the whole
 
     def statvfs(self) -> StatVfs:
         boot = self.boot
         free = boot.clusters - self._used()
-        return StatVfs(
-            bsize=boot.cluster_size,
-            frsize=boot.cluster_size,
-            blocks=boot.clusters,
-            bfree=free,
-            bavail=free,
-            files=0,
-            ffree=0,
-            favail=0,
-            namemax=_NAME_MAX,
-            fsid=int(boot.serial.replace("-", "") or "0", 16),
-        )
+        return self.figures(boot.cluster_size, boot.clusters, free, boot.serial, _NAME_MAX)
 
     def _used(self) -> int:
         """Count the clusters in use by the allocation bitmap. Raises: Corrupt, SourceError."""

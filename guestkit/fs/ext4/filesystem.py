@@ -16,12 +16,22 @@ from guestkit.errors import (
     IsADirectory,
     NeedKey,
     NoAttribute,
-    NotADirectory,
     NotFound,
-    SourceError,
-    Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Small, Stat, State, StatVfs, whole
+from guestkit.fs.base import (
+    DT_DIR,
+    DT_UNKNOWN,
+    SKIPPED,
+    DirEntry,
+    Failed,
+    FileSystem,
+    Link,
+    Small,
+    Stat,
+    State,
+    StatVfs,
+    whole,
+)
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
@@ -40,7 +50,6 @@ _MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
 _PIECE = 32  # inodes that scan_small() decodes before it pauses
 _TOGETHER = 64  # directories that a walk lists together
 _BATCH = 65536  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
 class Ext4(FileSystem):
@@ -114,7 +123,7 @@ class Ext4(FileSystem):
             if status is not None and _stat.S_ISLNK(status.mode):
                 try:
                     found.stats[ino] = self.stat(ino)
-                except _SKIPPED as problem:
+                except SKIPPED as problem:
                     self.damage.add(f"inode {ino}", problem)
                     found.stats[ino] = None
         return found.stats
@@ -148,7 +157,7 @@ class Ext4(FileSystem):
                                     self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
                                 else:
                                     pending.append((path + b"/", ino, above))
-                except _SKIPPED as error:
+                except SKIPPED as error:
                     self.passed_over(current, prefix, error, failed)
 
     # contents

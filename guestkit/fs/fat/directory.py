@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt
-from guestkit.fs.base import Problems
+from guestkit.fs.base import Problems, may_be_shown
 from guestkit.fs.fat.boot import ENTRY
 from guestkit.fs.fat.names import ShortNames, checksum, fold, long_text, to_bytes
 from guestkit.layout import Layout
@@ -204,16 +204,12 @@ def parse(
             if slots and expected == 0 and checksum(raw[:11]) == sum_of:
                 slots.reverse()
                 name = to_bytes(long_text(b"".join(slots)))
-                if not _may_be_shown(name):
+                if not may_be_shown(name):
                     damage.add(where, f"the long name {name!r} cannot be shown; its short name is")
                     name = b""
             if not name:
                 name = to_bytes(names.text(raw[:11], raw[12]))
-                if not _may_be_shown(name):
+                if not may_be_shown(name):
                     damage.add(where, f"the name {name!r} cannot be shown")
                     continue
             entries.append(_new(Entry, (name, number, place, raw)))
-
-
-def _may_be_shown(name: bytes) -> bool:
-    return bool(name) and b"/" not in name and b"\0" not in name and name not in (b".", b"..")

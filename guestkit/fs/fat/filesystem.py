@@ -14,8 +14,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 
 from guestkit.chains import FIRST, Chain, Chains, Heap, content
-from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NotADirectory, NotFound, SourceError, Unsupported
-from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.errors import Corrupt, IsADirectory, NotADirectory, NotFound
+from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Plain, Stat, State, StatVfs
 from guestkit.fs.fat.boot import ENTRY, Boot, parse_info
 from guestkit.fs.fat.directory import (
     DIRECTORY,
@@ -40,10 +40,9 @@ _FILES = 1 << 32  # keys from here are places of entries
 _MOST_COUNTED = 64 << 20  # bytes of a FAT whose free clusters are counted whatever FSInfo says
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _ENTRY_MEMORY = 300  # bytes that a kept entry takes, about
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
-class Fat(FileSystem):
+class Fat(Plain):
     """One FAT filesystem on `device`."""
 
     kind = "vfat"
@@ -205,32 +204,10 @@ class Fat(FileSystem):
             status: Stat | None = None
             try:
                 status = self._directory_stat(key, directory, listing) if key < _FILES else self.stat(key)
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.damage.add(f"inode {key}", error)
             yield DirEntry(name, key, DT_DIR, number), status
         listing.complain()
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        """As FileSystem.walk; a directory has one name, so a second one is damage and is not entered."""
-        start = ROOT if directory is None else directory
-        entered = {start}
-        pending = [(b"", start)]
-        while pending:
-            prefix, current = pending.pop()
-            try:
-                for entry, status in self.scan_stat(current):
-                    path = prefix + entry.name
-                    yield path, entry.ino, status
-                    if status is not None and entry.type == DT_DIR:
-                        if entry.ino in entered:
-                            self.passed_over(entry.ino, path, Corrupt("directory has a second name"), failed)
-                        else:
-                            entered.add(entry.ino)
-                            pending.append((path + b"/", entry.ino))
-            except _SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
 
     # inodes
 
@@ -310,30 +287,12 @@ class Fat(FileSystem):
             return BytesSource(b"")
         return content(self._heap, Chain(self._chains, short.cluster), short.size, f"inode {ino}")
 
-    def readlink(self, ino: int) -> Link:
-        self.stat(ino)
-        raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
-
-    def has_xattrs(self) -> bool:
-        return False
-
     # the whole
 
     def statvfs(self) -> StatVfs:
         boot = self.boot
         free = self._free_clusters()
-        return StatVfs(
-            bsize=boot.cluster_size,
-            frsize=boot.cluster_size,
-            blocks=boot.clusters,
-            bfree=free,
-            bavail=free,
-            files=0,
-            ffree=0,
-            favail=0,
-            namemax=_NAME_MAX,
-            fsid=int(boot.serial.replace("-", "") or "0", 16),
-        )
+        return self.figures(boot.cluster_size, boot.clusters, free, boot.serial, _NAME_MAX)
 
     def _free_clusters(self) -> int:
         """Counted in the FAT; FSInfo is believed where that is large, and only of a volume that was closed cleanly."""

@@ -14,13 +14,11 @@ from guestkit.errors import (
     GuestkitError,
     InvalidArgument,
     IsADirectory,
-    NotADirectory,
     NotFound,
-    SourceError,
     Unsupported,
     WouldBlock,
 )
-from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.directory import ROOT, Directories
@@ -39,7 +37,6 @@ from guestkit.source import BytesSource, Source
 
 _new = tuple.__new__
 _BATCH = 4096  # entries whose records are read together
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
 
 class Ntfs(FileSystem):
@@ -47,6 +44,7 @@ class Ntfs(FileSystem):
 
     kind = "ntfs"
     root = ROOT
+    has_streams = True
 
     def __init__(self, volume: Volume, options: Options, damage: Problems) -> None:
         """Raises: Corrupt when $MFT or the root directory cannot be used."""
@@ -164,7 +162,7 @@ class Ntfs(FileSystem):
                                 self.passed_over(number, path, Corrupt("directory is its own ancestor"), failed)
                             else:
                                 pending.append((path + b"/", number, above))
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
     # contents
@@ -201,6 +199,14 @@ class Ntfs(FileSystem):
             if found is not None:
                 return found
         raise NotFound(f"no stream {stream!r}", where=inode.where)
+
+    def stream_stat(self, ino: int, stream: bytes) -> Stat:
+        inode = self.inodes.read(ino)
+        name = to_utf16(stream)
+        head = inode.head(r.DATA, name) if name and name in inode.names(r.DATA) else None
+        if head is None:
+            raise NotFound(f"no stream {stream!r}", where=inode.where)
+        return self._status.of_stream(self.stat(ino), head, inode.record.links)
 
     def readlink(self, ino: int) -> Link:
         inode = self.inodes.read(ino)

@@ -34,10 +34,10 @@ class Status:
         self._inodes = inodes
         self._table = inodes.table
         self._links = links
-        self._file_mode = 0o777 & ~options.fmask
-        self._dir_mode = 0o40000 | 0o777 & ~options.dmask
-        self._uid = options.uid
-        self._gid = options.gid
+        self._file_mode = options.owner.file_mode
+        self._dir_mode = 0o40000 | options.owner.dir_mode
+        self._uid = options.owner.uid
+        self._gid = options.owner.gid
 
     def stat(self, number: int) -> Stat:
         """Raises: NotFound, Corrupt."""
@@ -46,6 +46,11 @@ class Status:
             raise NotFound(f"MFT record {number} holds no file")
         found = self._quick(record.raw, number, record.first, record.used, record.flags, record.links)
         return found or self._full(self._inodes.read(number))
+
+    def of_stream(self, status: Stat, head: r.Piece, links: int) -> Stat:
+        """The status of the stream that begins with `head`, of a file of `status` with so many names."""
+        mode = status.mode if status.mode & 0xF000 == 0x8000 else 0x8000 | self._file_mode
+        return status._replace(mode=mode, nlink=links, rdev=0, size=head.size, blocks=head.packed >> 9)
 
     def many(self, references: Sequence[int]) -> dict[int, Stat | GuestkitError]:
         """The status, or the error, of each file reference."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from guestkit.errors import InvalidArgument
 from guestkit.fs.base import Problems
 from guestkit.fs.ntfs.boot import Boot
 from guestkit.limits import Limits
+from guestkit.ownership import Ownership
 from guestkit.source import Source
 
 
@@ -35,40 +35,18 @@ _OFF = ("0", "no", "false", "off")
 class Options:
     """Mount options by the names that ntfs-3g gives them."""
 
-    uid: int = 0
-    gid: int = 0
-    fmask: int = 0
-    dmask: int = 0
+    owner: Ownership
     show_sys_files: bool = False
     ignore_case: bool = False
 
 
 def parse_options(options: Mapping[str, str]) -> Options:
-    """Read "uid", "gid" (decimal), "umask", "fmask", "dmask" (octal), "show_sys_files" and "ignore_case".
+    """Read "uid", "gid", "umask", "fmask", "dmask" (0 by default), "show_sys_files" and "ignore_case".
 
-    Raises: InvalidArgument for a value that is no such number.
+    Raises: InvalidArgument for a value that makes no sense.
     """
-    umask = _number(options, "umask", 8, 0o7777, 0)
-    return Options(
-        _number(options, "uid", 10, 0xFFFFFFFF, 0),
-        _number(options, "gid", 10, 0xFFFFFFFF, 0),
-        _number(options, "fmask", 8, 0o7777, umask),
-        _number(options, "dmask", 8, 0o7777, umask),
-        _flag(options, "show_sys_files"),
-        _flag(options, "ignore_case"),
-    )
-
-
-def _number(options: Mapping[str, str], name: str, base: int, most: int, default: int) -> int:
-    text = options.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 16 or (base == 8 and set(text) & {"8", "9"}):
-        raise InvalidArgument(f"{name}={text} is not a number")
-    value = int(text, base)
-    if value > most:
-        raise InvalidArgument(f"{name}={text} is too large")
-    return value
+    owner = Ownership(options, umask=0)
+    return Options(owner, _flag(options, "show_sys_files"), _flag(options, "ignore_case"))
 
 
 def _flag(options: Mapping[str, str], name: str) -> bool:
