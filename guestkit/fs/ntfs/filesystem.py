@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 
 from guestkit.errors import (
     Corrupt,
-    GuestkitError,
     InvalidArgument,
     IsADirectory,
     NotADirectory,
     NotFound,
     SourceError,
     Unsupported,
-    WouldBlock,
 )
 from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
 from guestkit.fs.ntfs import record as r
@@ -129,19 +127,11 @@ class Ntfs(FileSystem):
 
     def _stats(self, references: list[int]) -> dict[int, Stat | None]:
         """The stat of each file reference; None, and a problem, where stat() would raise."""
-        stats: dict[int, Stat | None] = {}
-        by_number = self._status.many(references)
-        for reference in references:
-            number = reference & 0xFFFFFFFFFFFF
-            found = by_number[number]
-            if isinstance(found, GuestkitError):
-                if isinstance(found, WouldBlock):
-                    raise found
-                self.damage.add(f"inode {number}", found)
-                stats[reference] = None
-            else:
-                stats[reference] = found
-        return stats
+        found = self._status.many(references)
+        for reference, error in found.bad.items():
+            self.damage.add(f"inode {reference & 0xFFFFFFFFFFFF}", error)
+            found.stats[reference] = None
+        return found.stats
 
     def walk(
         self, directory: int | None = None, failed: Failed | None = None

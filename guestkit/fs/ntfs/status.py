@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, NotFound
 from guestkit.fs.base import Stat
@@ -25,6 +26,17 @@ _BLKSIZE = 4096
 
 standard_information = struct.Struct("<qqqqI").unpack_from  # creation, change, MFT change, access, attributes
 _new = tuple.__new__
+_header = struct.Struct("<16xHHHHIIQ").unpack_from  # sequence number, links, first attribute, flags, bytes used, ...
+# type, length, non-resident, value length and offset of an attribute, and what standard_information tells behind it
+_usual = struct.Struct("<IIB7xIH2xqqqqI").unpack_from
+_sizes = struct.Struct("<q16xqqq").unpack_from  # lowest VCN, allocated, data, initialised size; at 16
+
+
+class Found(NamedTuple):
+    """What many() gives: one of the two for each file reference."""
+
+    stats: dict[int, Stat | None]
+    bad: dict[int, GuestkitError]
 
 
 class Status:
@@ -33,6 +45,7 @@ class Status:
     def __init__(self, inodes: Inodes, links: Links, options: Options) -> None:
         self._inodes = inodes
         self._table = inodes.table
+        self._record_size = inodes.table.record_size
         self._links = links
         self._file_mode = 0o777 & ~options.fmask
         self._dir_mode = 0o40000 | 0o777 & ~options.dmask
@@ -41,93 +54,128 @@ class Status:
 
     def stat(self, number: int) -> Stat:
         """Raises: NotFound, Corrupt."""
+        return self._one(number, 0)
+
+    def many(self, references: Sequence[int]) -> Found:
+        """The status, or the error, of each file reference; neighbouring records are read and decoded together."""
+        stats: dict[int, Stat | None] = {}
+        bad: dict[int, GuestkitError] = {}
+        table = self._table
+        size = table.record_size
+        numbered = {reference & r.REFERENCE: reference for reference in references}
+        for members, data in table.runs(sorted(numbered)):
+            first = members[0]
+            run = r.fixed_run(data, size) if data else None
+            for number in members:
+                reference = numbered[number]
+                found: Stat | None = None
+                base = (number - first) * size
+                try:
+                    if run is not None:
+                        found = self._quick(run, base, number, reference >> 48)
+                    elif data:
+                        found = self._quick(r.fixed(data[base : base + size], b"FILE"), 0, number, reference >> 48)
+                except Corrupt:  # _one() tells it, or finds the mirror's copy
+                    pass
+                if found is None:
+                    if run is not None:
+                        table.keep(number, run[base : base + size])
+                    try:
+                        found = self._one(number, reference >> 48)
+                    except GuestkitError as error:
+                        bad[reference] = error
+                        continue
+                elif run is not None and found[1] & 0xF000 == 0x4000:  # a directory is entered next
+                    table.keep(number, run[base : base + size])
+                stats[reference] = found
+        if len(numbered) < len(references):
+            self._others(references, stats, bad)
+        return Found(stats, bad)
+
+    def _others(self, references: Sequence[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]) -> None:
+        """The status of what is referred to with several sequence numbers, of which many() has seen one."""
+        for reference in references:
+            if reference not in stats and reference not in bad:
+                try:
+                    stats[reference] = self._one(reference & r.REFERENCE, reference >> 48)
+                except GuestkitError as error:
+                    bad[reference] = error
+
+    def _one(self, number: int, sequence: int) -> Stat:
+        """The status of one file reference. Raises: NotFound, Corrupt."""
         record = self._table.record(number)
         if not record.flags & r.IN_USE or record.base:
             raise NotFound(f"MFT record {number} holds no file")
-        found = self._quick(record.raw, number, record.first, record.used, record.flags, record.links)
-        return found or self._full(self._inodes.read(number))
+        if sequence not in (0, record.sequence):
+            raise Corrupt("MFT record", "sequence number", found=record.sequence, expected=sequence)
+        return self._quick(record.raw, 0, number, sequence) or self._full(self._inodes.read(number))
 
-    def many(self, references: Sequence[int]) -> dict[int, Stat | GuestkitError]:
-        """The status, or the error, of each file reference."""
-        wanted: dict[int, Stat | GuestkitError] = {}
-        sequences = {reference & r.REFERENCE: reference for reference in references}
-        fixed, header, quick = r.fixed, r.header, self._quick
-        size = self._table.record_size
-        for number, raw in self._table.raw_many(sorted(sequences)):
-            reference = sequences[number]
-            try:
-                if isinstance(raw, GuestkitError):
-                    raise raw
-                buf = fixed(raw, b"FILE")
-                _, _, _, sequence, links, first, flags, used, allocated, base = header(buf)
-                if flags & 1 and not base and allocated == size and used <= size and first >= 42:
-                    if reference >> 48 != sequence and reference >> 48:
-                        raise Corrupt("MFT record", "sequence number", found=sequence, expected=reference >> 48)
-                    found = quick(buf, number, first, used, flags, links)
-                    if found is not None:
-                        wanted[number] = found
-                        continue
-            except GuestkitError as error:
-                if number > 3:  # the mirror has the first ones
-                    wanted[number] = error
-                    continue
-            try:
-                wanted[number] = self.stat(number)
-            except GuestkitError as error:
-                wanted[number] = error
-        return wanted
+    def _quick(self, buf: bytes, base: int, number: int, reference: int) -> Stat | None:
+        """The status of a file that has nothing special; None where `_one` must tell it.
 
-    def _quick(self, buf: bytes, number: int, at: int, used: int, flags: int, links: int) -> Stat | None:
-        """The status of a file that has nothing special; None where `_full` must tell it."""
-        attributes = 0
-        size = allocated = 0
-        times = None
+        `buf` holds its record, fixups applied, from `base` on; `reference`: the sequence number that leads to it.
+        """
+        sequence, links, first, flags, used, allocated, extends = _header(buf, base)
+        if (
+            not flags & 1
+            or extends
+            or (sequence != reference and reference)
+            or allocated != self._record_size
+            or used > allocated
+            or not 42 <= first <= used - 60
+        ):
+            return None
+        at = base + first
+        kind, length, nonresident, held, value_at, created, changed, record_changed, accessed, attributes = _usual(
+            buf, at
+        )
+        if (
+            kind != 0x10
+            or nonresident
+            or value_at != 24
+            or not 36 <= held <= length - 24
+            or first + length > used
+            or length & 7
+            or attributes & 0x404
+        ):
+            return None
+        size = packed = 0
         directory = flags & 2
         head = r.attribute_head
-        while at + 24 <= used:
+        end = base + used
+        at += length
+        while at + 24 <= end:
             kind, length, nonresident, named, name_at, about, _ = head(buf, at)
-            if length < 24 or length & 7 or at + length > used:
+            if length < 24 or length & 7 or at + length > end:
                 return None
             if kind == 0x80:
                 if not named and not directory:
                     if nonresident:
-                        if length < 64 or buf[at + 16 : at + 24] != b"\0\0\0\0\0\0\0\0" or about & 0x80FF:
+                        if length < 64 or about & 0x80FF:
                             return None
-                        allocated, size, initialized = r.sizes_head(buf, at + 40)
-                        if not 0 <= initialized <= size <= allocated:
+                        lowest, packed, size, initialized = _sizes(buf, at + 16)
+                        if lowest or not 0 <= initialized <= size <= packed:
                             return None
                     else:
                         size, place = r.resident_head(buf, at + 16)
                         if place + size > length:
                             return None
-                        allocated = size + 7 & ~7
-            elif kind == 0x10:
-                if nonresident or length < 60:
-                    return None
-                value = int.from_bytes(buf[at + 20 : at + 22], "little")
-                if value + 36 > length:
-                    return None
-                created, changed, record_changed, accessed, attributes = standard_information(buf, at + value)
-                if attributes & 0x404:
-                    return None
-                times = created
-            elif kind == 0x20:
-                return None
+                        packed = size + 7 & ~7
             elif kind == 0xA0:
                 if directory and named == 4 and buf[at + name_at : at + name_at + 8] == I30:
-                    if length < 64 or not nonresident or buf[at + 16 : at + 24] != b"\0\0\0\0\0\0\0\0":
+                    if length < 64 or not nonresident:
                         return None
-                    allocated, size, initialized = r.sizes_head(buf, at + 40)
-                    if not 0 <= initialized <= size <= allocated:
+                    lowest, packed, size, initialized = _sizes(buf, at + 16)
+                    if lowest or not 0 <= initialized <= size <= packed:
                         return None
             elif kind >= 0xD0:
                 if kind == 0xFFFFFFFF:
                     break
                 if kind <= 0xE0:
                     return None
+            elif kind <= 0x20:
+                return None
             at += length
-        if times is None:
-            return None
         return _new(
             Stat,
             (
@@ -139,11 +187,11 @@ class Status:
                 0,
                 size,
                 _BLKSIZE,
-                allocated >> 9 if directory else allocated + 511 >> 9,
+                packed >> 9 if directory else packed + 511 >> 9,
                 (accessed - EPOCH) * 100,
                 (changed - EPOCH) * 100,
                 (record_changed - EPOCH) * 100,
-                (times - EPOCH) * 100,
+                (created - EPOCH) * 100,
             ),
         )
 
