@@ -21,7 +21,7 @@ from guestkit.source import Source
 
 _MOST_LIST = 256 << 10  # bytes of an attribute list
 _MIRRORED = 4  # records that the mirror holds at least
-_READ = 1 << 18  # bytes of records read at once
+_READ = 1 << 17  # bytes of records read at once: no more than the processor keeps at hand
 _WINDOW = 16  # records read when one is asked for
 _GAP = 16 << 10  # bytes between two wanted records that are read rather than skipped
 
@@ -139,10 +139,11 @@ class Table:
         self._volume.damage.add(f"MFT record {number}", f"{error.message}; the mirror's copy was used")
         return found
 
-    def runs(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], bytes]]:
+    def runs(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], bytearray]]:
         """Yield (members, the records from the first of them to the last as they stand); neighbours are read at once.
 
-        `numbers`: distinct and ascending. No bytes: what cannot be read at once, or is not there.
+        `numbers`: distinct and ascending. No bytes: what cannot be read at once, or is not there. The buffer is the
+        caller's until the next one is asked for.
         """
         size = self.record_size
         source = self._source
@@ -151,19 +152,24 @@ class Table:
         most = _READ // size
         at = 0
         total = len(numbers)
+        held = bytearray()
         while at < total:
             first = last = numbers[at]
             stop = at + 1
             while stop < total and numbers[stop] - last <= gap and numbers[stop] - first < most:
                 last = numbers[stop]
                 stop += 1
-            data = b""
+            buf = bytearray()
             if first >= 0 and last < self.count:
+                length = (last - first + 1) * size
+                if len(held) != length:
+                    held = bytearray(length)
                 try:
-                    data = source.read(first * size, (last - first + 1) * size)
+                    source.read_into(first * size, memoryview(held))
+                    buf = held
                 except GuestkitError:  # one by one, so that only those are lost that cannot be read
-                    data = b""
-            yield numbers[at:stop], data
+                    pass
+            yield numbers[at:stop], buf
             at = stop
 
     def keep(self, number: int, buf: bytes) -> None:

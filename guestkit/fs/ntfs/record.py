@@ -47,6 +47,7 @@ nonresident_head = struct.Struct("<qqHB").unpack_from  # lowest and highest VCN,
 sizes_head = struct.Struct("<qqq").unpack_from  # allocated, data, initialised size; at 40
 
 _pair = struct.Struct("<HH").unpack_from
+_new = tuple.__new__
 
 
 class Piece(NamedTuple):
@@ -106,28 +107,29 @@ def fixed(raw: bytes, magic: bytes) -> bytes:
     return bytes(buf)
 
 
-def fixed_run(data: bytes, size: int) -> bytes | None:
-    """Return neighbouring records of `size` bytes as fixed() does, all at once.
+def fix_run(buf: bytearray, size: int) -> bool:
+    """Apply the fixups of neighbouring records of `size` bytes in `buf`, all at once.
 
-    None where one of them is not like the first, or is damaged: fixed() tells which.
+    False, and nothing is changed, where one of them is not like the first, or is damaged: fixed() tells which.
     """
-    step = size >> 1  # in words
-    sectors = size >> 9
-    buf = bytearray(data)
-    words = memoryview(buf).cast("H")
-    heads = memoryview(buf).cast("Q")[:: size >> 3].tolist()  # magic, place and number of the fixups
     at, count = _pair(buf, 4)
-    if buf[:4] != b"FILE" or heads.count(heads[0]) != len(heads):
-        return None
-    if count != sectors + 1 or at & 1 or at + 2 * count > 510 or at < 8:
-        return None
+    sectors = size >> 9
+    if buf[:4] != b"FILE" or count != sectors + 1 or at & 1 or at + 2 * count > 510 or at < 8:
+        return False
+    view = memoryview(buf)
+    heads = view.cast("Q")[:: size >> 3].tolist()  # magic, place and number of the fixups
+    if heads.count(heads[0]) != len(heads):
+        return False
+    words = view.cast("H")
+    step = size >> 1  # in words
     marks = words[at >> 1 :: step].tolist()
-    for sector in range(sectors):
-        ends = words[(sector << 8) + 255 :: step]
-        if ends.tolist() != marks:
-            return None
-        ends[:] = words[(at >> 1) + 1 + sector :: step]
-    return bytes(buf)
+    ends = [words[place::step] for place in range(255, step, 256)]
+    for end in ends:
+        if end.tolist() != marks:
+            return False
+    for sector, end in enumerate(ends, (at >> 1) + 1):
+        end[:] = words[sector::step]
+    return True
 
 
 def parse_record(raw: bytes, number: int) -> Record:
@@ -142,7 +144,7 @@ def parse_fixed(buf: bytes, number: int) -> Record:
         raise Corrupt("MFT record", "bytes_allocated", found=allocated, expected=len(buf))
     if used > len(buf) or used & 7 or not 42 <= first < used or first & 7:
         raise Corrupt("MFT record", "bytes_in_use", found=used)
-    return Record(number, sequence, links, flags, base, buf, first, used)
+    return _new(Record, (number, sequence, links, flags, base, buf, first, used))
 
 
 def parse_pieces(record: Record) -> list[Piece]:
@@ -173,8 +175,9 @@ def parse_pieces(record: Record) -> list[Piece]:
             if place + size > length:
                 raise Corrupt(f"attribute 0x{kind:x}", "value_length", found=size)
             value = buf[at + place : at + place + size]
+            room = size + 7 & ~7
             found.append(
-                Piece(kind, name, flags, instance, value, 0, -1, b"", 0, (size + 7) & ~7, size, size, (size + 7) & ~7)
+                _new(Piece, (kind, name, flags, instance, value, 0, -1, b"", 0, room, size, size, room)),
             )
         at += length
 
@@ -199,4 +202,6 @@ def _nonresident(buf: bytes, at: int, length: int, kind: int, name: bytes, flags
         if initialized > size or size > allocated:
             raise Corrupt(what, "data_size", found=size, expected=f"{initialized} to {allocated}")
     runs = buf[at + runs_at : at + length]
-    return Piece(kind, name, flags, instance, None, lowest, highest, runs, unit, allocated, size, initialized, packed)
+    return _new(
+        Piece, (kind, name, flags, instance, None, lowest, highest, runs, unit, allocated, size, initialized, packed)
+    )

@@ -28,8 +28,11 @@ standard_information = struct.Struct("<qqqqI").unpack_from  # creation, change, 
 _new = tuple.__new__
 _header = struct.Struct("<16xHHHHIIQ").unpack_from  # sequence number, links, first attribute, flags, bytes used, ...
 # type, length, non-resident, value length and offset of an attribute, and what standard_information tells behind it
-_usual = struct.Struct("<IIB7xIH2xqqqqI").unpack_from
-_sizes = struct.Struct("<q16xqqq").unpack_from  # lowest VCN, allocated, data, initialised size; at 16
+_standard = struct.Struct("<IIB7xIH2xqqqqI").unpack_from
+_kind = struct.Struct("<II").unpack_from  # type and length
+_form = struct.Struct("<8xBB2xH").unpack_from  # non-resident, name length, flags
+_name_at = struct.Struct("<10xH").unpack_from
+_sizes = struct.Struct("<16xq16xqqq").unpack_from  # lowest VCN, allocated, data, initialised size
 
 
 class Found(NamedTuple):
@@ -58,142 +61,141 @@ class Status:
 
     def many(self, references: Sequence[int]) -> Found:
         """The status, or the error, of each file reference; neighbouring records are read and decoded together."""
-        stats: dict[int, Stat | None] = {}
-        bad: dict[int, GuestkitError] = {}
+        found = Found({}, {})
         table = self._table
         size = table.record_size
         numbered = {reference & r.REFERENCE: reference for reference in references}
-        for members, data in table.runs(sorted(numbered)):
-            first = members[0]
-            run = r.fixed_run(data, size) if data else None
-            for number in members:
-                reference = numbered[number]
-                found: Stat | None = None
-                base = (number - first) * size
-                try:
-                    if run is not None:
-                        found = self._quick(run, base, number, reference >> 48)
-                    elif data:
-                        found = self._quick(r.fixed(data[base : base + size], b"FILE"), 0, number, reference >> 48)
-                except Corrupt:  # _one() tells it, or finds the mirror's copy
-                    pass
-                if found is None:
-                    if run is not None:
-                        table.keep(number, run[base : base + size])
-                    try:
-                        found = self._one(number, reference >> 48)
-                    except GuestkitError as error:
-                        bad[reference] = error
-                        continue
-                elif run is not None and found[1] & 0xF000 == 0x4000:  # a directory is entered next
-                    table.keep(number, run[base : base + size])
-                stats[reference] = found
-        if len(numbered) < len(references):
-            self._others(references, stats, bad)
-        return Found(stats, bad)
+        for members, run in table.runs(sorted(numbered)):
+            special = members
+            if run and r.fix_run(run, size):
+                first = members[0]
+                special = self._usual(run, first, [numbered[number] for number in members], found.stats)
+                for number in special:
+                    begin = (number - first) * size
+                    table.keep(number, bytes(run[begin : begin + size]))
+            self._each([numbered[number] for number in special], found)
+        if len(numbered) < len(references):  # some are referred to with several sequence numbers
+            self._each([each for each in references if each not in found.stats and each not in found.bad], found)
+        return found
 
-    def _others(self, references: Sequence[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]) -> None:
-        """The status of what is referred to with several sequence numbers, of which many() has seen one."""
+    def _each(self, references: Sequence[int], found: Found) -> None:
         for reference in references:
-            if reference not in stats and reference not in bad:
-                try:
-                    stats[reference] = self._one(reference & r.REFERENCE, reference >> 48)
-                except GuestkitError as error:
-                    bad[reference] = error
+            try:
+                found.stats[reference] = self._one(reference & r.REFERENCE, reference >> 48)
+            except GuestkitError as error:
+                found.bad[reference] = error
 
     def _one(self, number: int, sequence: int) -> Stat:
-        """The status of one file reference. Raises: NotFound, Corrupt."""
+        """The status of one file; `sequence`: what a reference says, or 0. Raises: NotFound, Corrupt."""
         record = self._table.record(number)
         if not record.flags & r.IN_USE or record.base:
             raise NotFound(f"MFT record {number} holds no file")
         if sequence not in (0, record.sequence):
             raise Corrupt("MFT record", "sequence number", found=record.sequence, expected=sequence)
-        return self._quick(record.raw, 0, number, sequence) or self._full(self._inodes.read(number))
+        found: dict[int, Stat | None] = {}
+        self._usual(record.raw, number, [number], found)
+        return found.get(number) or self._full(self._inodes.read(number))
 
-    def _quick(self, buf: bytes, base: int, number: int, reference: int) -> Stat | None:
-        """The status of a file that has nothing special; None where `_one` must tell it.
+    def _usual(
+        self, buf: bytes | bytearray, first: int, references: Sequence[int], stats: dict[int, Stat | None]
+    ) -> list[int]:
+        """Put into `stats` what is referred to and has nothing special; return the numbers of the other records.
 
-        `buf` holds its record, fixups applied, from `base` on; `reference`: the sequence number that leads to it.
+        `buf`: the records from number `first` on, fixups applied.
         """
-        sequence, links, first, flags, used, allocated, extends = _header(buf, base)
-        if (
-            not flags & 1
-            or extends
-            or (sequence != reference and reference)
-            or allocated != self._record_size
-            or used > allocated
-            or not 42 <= first <= used - 60
-        ):
-            return None
-        at = base + first
-        kind, length, nonresident, held, value_at, created, changed, record_changed, accessed, attributes = _usual(
-            buf, at
-        )
-        if (
-            kind != 0x10
-            or nonresident
-            or value_at != 24
-            or not 36 <= held <= length - 24
-            or first + length > used
-            or length & 7
-            or attributes & 0x404
-        ):
-            return None
-        size = packed = 0
-        directory = flags & 2
-        head = r.attribute_head
-        end = base + used
-        at += length
-        while at + 24 <= end:
-            kind, length, nonresident, named, name_at, about, _ = head(buf, at)
-            if length < 24 or length & 7 or at + length > end:
-                return None
-            if kind == 0x80:
-                if not named and not directory:
-                    if nonresident:
-                        if length < 64 or about & 0x80FF:
-                            return None
-                        lowest, packed, size, initialized = _sizes(buf, at + 16)
-                        if lowest or not 0 <= initialized <= size <= packed:
-                            return None
-                    else:
-                        size, place = r.resident_head(buf, at + 16)
-                        if place + size > length:
-                            return None
-                        packed = size + 7 & ~7
-            elif kind == 0xA0:
-                if directory and named == 4 and buf[at + name_at : at + name_at + 8] == I30:
-                    if length < 64 or not nonresident:
-                        return None
-                    lowest, packed, size, initialized = _sizes(buf, at + 16)
-                    if lowest or not 0 <= initialized <= size <= packed:
-                        return None
-            elif kind >= 0xD0:
-                if kind == 0xFFFFFFFF:
-                    break
-                if kind <= 0xE0:
-                    return None
-            elif kind <= 0x20:
-                return None
+        special: list[int] = []
+        record_size = self._record_size
+        dir_mode, file_mode, uid, gid = self._dir_mode, 0x8000 | self._file_mode, self._uid, self._gid
+        header, standard, kind_of, form, sizes, new = _header, _standard, _kind, _form, _sizes, _new
+        for reference in references:
+            number = reference & 0xFFFFFFFFFFFF
+            base = (number - first) * record_size
+            sequence, links, at, flags, used, allocated, extends = header(buf, base)
+            if (
+                not flags & 1
+                or extends
+                or (reference >> 48 != sequence and reference >> 48)
+                or allocated != record_size
+                or used > allocated
+                or not 42 <= at <= used - 60
+            ):
+                special.append(number)
+                continue
+            end = base + used
+            at += base
+            kind, length, nonresident, held, value_at, created, changed, record_changed, accessed, attributes = (
+                standard(buf, at)
+            )
+            if (
+                kind != 0x10
+                or nonresident
+                or value_at != 24
+                or not 36 <= held <= length - 24
+                or at + length > end
+                or length & 7
+                or attributes & 0x404
+            ):
+                special.append(number)
+                continue
+            size = packed = 0
+            directory = flags & 2
             at += length
-        return _new(
-            Stat,
-            (
-                number,
-                self._dir_mode if directory else 0x8000 | self._file_mode,
-                1 if directory else links,
-                self._uid,
-                self._gid,
-                0,
-                size,
-                _BLKSIZE,
-                packed >> 9 if directory else packed + 511 >> 9,
-                (accessed - EPOCH) * 100,
-                (changed - EPOCH) * 100,
-                (record_changed - EPOCH) * 100,
-                (created - EPOCH) * 100,
-            ),
-        )
+            while at + 24 <= end:
+                kind, length = kind_of(buf, at)
+                if length < 24 or length & 7 or at + length > end:
+                    break
+                if kind < 0x80:
+                    if kind <= 0x20:
+                        break
+                elif kind == 0x80:
+                    nonresident, named, about = form(buf, at)
+                    if not named and not directory:
+                        if nonresident:
+                            if length < 64 or about & 0x80FF:
+                                break
+                            lowest, packed, size, initialized = sizes(buf, at)
+                            if lowest or not 0 <= initialized <= size <= packed:
+                                break
+                        else:
+                            size, place = r.resident_head(buf, at + 16)
+                            if place + size > length:
+                                break
+                            packed = size + 7 & ~7
+                elif kind == 0xA0:
+                    (place,) = _name_at(buf, at)
+                    if directory and buf[at + 9] == 4 and buf[at + place : at + place + 8] == I30:
+                        if length < 64 or not buf[at + 8]:
+                            break
+                        lowest, packed, size, initialized = sizes(buf, at)
+                        if lowest or not 0 <= initialized <= size <= packed:
+                            break
+                elif 0xD0 <= kind <= 0xE0 or kind == 0xFFFFFFFF:
+                    break
+                at += length
+            else:
+                stats[reference] = new(
+                    Stat,
+                    (
+                        number,
+                        dir_mode if directory else file_mode,
+                        1 if directory else links,
+                        uid,
+                        gid,
+                        0,
+                        size,
+                        _BLKSIZE,
+                        packed >> 9 if directory else packed + 511 >> 9,
+                        (accessed - 116_444_736_000_000_000) * 100,  # EPOCH
+                        (changed - 116_444_736_000_000_000) * 100,
+                        (record_changed - 116_444_736_000_000_000) * 100,
+                        (created - 116_444_736_000_000_000) * 100,
+                    ),
+                )
+                if directory:  # it is entered next
+                    self._table.keep(number, bytes(buf[base : base + record_size]))
+                continue
+            special.append(number)
+        return special
 
     # what a file is
 
