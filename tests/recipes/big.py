@@ -25,6 +25,8 @@ TEXT = 512 << 20
 BTRFS_TEXT = 128 << 20
 SMALL_FILES = 20_000
 KINDS = ("ext4", "ntfs", "vfat", "exfat", "xfs", "btrfs")
+LARGE = {"ntfs": "ntfs-records", "vfat": "vfat-2tib", "exfat": "exfat-2tib"}
+RECORDS = 1 << 20
 _FORBIDDEN = frozenset('"*:<>?\\|').union(map(chr, range(32)))
 
 
@@ -58,6 +60,11 @@ def build(out: Path, kinds: tuple[str, ...] = KINDS) -> list[str]:
             run("qemu-img", "convert", "-q", "-O", "qcow2", image, work)
             work.rename(overlay)
         made.append(kind)
+    for kind, name in LARGE.items():
+        if kind in made and not (out / f"{name}.raw").exists():
+            work = out / f"{name}.part"
+            _make_large(kind, work)
+            work.rename(out / f"{name}.raw")
     for path in (packed, *(out / f"{kind}.{form}" for kind in made for form in ("raw", "qcow2"))):
         print(f"{path}: {path.stat().st_size} bytes, {path.stat().st_blocks * 512} on disk")
     return made
@@ -165,6 +172,61 @@ _TOOLS = {
     "xfs": ("mkfs.xfs",),
     "btrfs": ("mkfs.btrfs",),
 }
+
+
+# ---------------------------------------------------------------- volumes with large tables and little in them
+
+
+def _make_large(kind: str, image: Path) -> None:
+    with image.open("wb") as file:
+        file.truncate(RECORDS * 1024 * 2 if kind == "ntfs" else (2 << 40) - (1 << 20))
+    if kind == "ntfs":
+        run("mkntfs", "-F", "-Q", "-q", "-L", "records", image)
+        _lengthen_mft(image)
+    elif kind == "vfat":
+        run("mkfs.vfat", "-F", "32", "-f", "1", "-s", "16", image)
+    else:
+        run("mkfs.exfat", image)
+    run("fallocate", "--dig-holes", image)
+
+
+def _lengthen_mft(image: Path) -> None:
+    """Give $MFT a second run, in the upper half of the volume, so that it has RECORDS records; the new ones are zeros.
+
+    All of record 0 that is in use stands before its first fixup, so that bytes may be moved there.
+    """
+    with image.open("r+b") as file:
+        boot = file.read(512)
+        cluster = boot[13] * 512
+        places = [int.from_bytes(boot[at : at + 8], "little") * cluster for at in (0x30, 0x38)]
+        file.seek(places[0])
+        record = bytearray(file.read(1024))
+
+        def number(place: int, size: int) -> int:
+            return int.from_bytes(record[place : place + size], "little")
+
+        at = number(20, 2)
+        while number(at, 4) != 0x80:
+            at += number(at + 4, 4)
+        length, used = number(at + 4, 4), number(24, 4)
+        runs = at + number(at + 32, 2)
+        low, high = record[runs] & 15, record[runs] >> 4
+        old, first = number(runs + 1, low), number(runs + 1 + low, high)
+        clusters = RECORDS * 1024 // cluster
+        added = b"\x44" + (clusters - old).to_bytes(4, "little") + (clusters - first).to_bytes(4, "little", signed=True)
+        kept = bytes(record[at : runs + 1 + low + high])
+        made = bytearray(kept + added + bytes(8 - (len(kept) + len(added)) % 8))
+        made[4:8] = len(made).to_bytes(4, "little")
+        made[24:32] = (clusters - 1).to_bytes(8, "little")
+        for field in (40, 48, 56):
+            made[field : field + 8] = (RECORDS * 1024).to_bytes(8, "little")
+        grown = bytes(record[:at]) + made + record[at + length : used]
+        assert len(grown) < 510
+        record[: len(grown)] = grown
+        record[24:28] = len(grown).to_bytes(4, "little")
+        for place in places:
+            file.seek(place)
+            file.write(record)
 
 
 # ---------------------------------------------------------------- what is written
