@@ -175,7 +175,7 @@ class DissectFat(Dissect):
 
 
 class DissectExfat(Dissect):
-    """It reads the whole tree when it opens the volume, into dicts of (entry, dict or None)."""
+    """It reads the whole tree when it opens the volume, into dicts of (entry, dict or None); files have no open()."""
 
     def __init__(self, file: Any) -> None:
         from dissect.fat.exfat import ExFAT
@@ -217,8 +217,9 @@ class DissectBtrfs(Dissect):
 
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         for name, child in node.iterdir():
-            child.size, child.mtime, child.mode  # noqa: B018
-            yield name, child
+            if name not in (".", ".."):
+                child.size, child.mtime, child.mode  # noqa: B018
+                yield name, child
 
     def folder(self, node: Any) -> bool:
         return bool(node.is_dir())

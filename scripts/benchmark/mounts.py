@@ -180,6 +180,6 @@ class Mounts:
 
 def _kernel_filesystems() -> set[str]:
     """Those that the kernel can mount, as modules too."""
-    for kind in ("ext4", "xfs", "btrfs", "vfat", "exfat"):
+    for kind in ("ext4", "xfs", "btrfs", "vfat", "exfat") if shutil.which("modprobe", path=_PATH) else ():
         subprocess.run(["modprobe", "-q", kind], check=False, capture_output=True, env={**os.environ, "PATH": _PATH})
     return {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}

@@ -21,6 +21,7 @@ from guestkit.errors import (
 from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
+from guestkit.fs.ntfs.content import plain_file
 from guestkit.fs.ntfs.directory import ROOT, Directories
 from guestkit.fs.ntfs.inode import Inode, Inodes
 from guestkit.fs.ntfs.links import Links
@@ -160,6 +161,10 @@ class Ntfs(FileSystem):
     # contents
 
     def open(self, ino: int, stream: bytes = b"") -> Source:
+        if not stream:
+            plain = plain_file(self.volume, self.table.record(ino))
+            if plain is not None:
+                return plain
         inode = self.inodes.read(ino)
         if stream:
             return self._stream(inode, stream)
