@@ -6,7 +6,7 @@ one that is not known makes its set unreadable. Times: 7.4.8 to 7.4.10; what is 
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -54,6 +54,7 @@ _STREAM = Layout(
     DataLength=(24, "Q"),
 )
 _new = tuple.__new__
+_four = struct.Struct("4B").iter_unpack
 
 
 class File(NamedTuple):
@@ -80,20 +81,18 @@ class Record(NamedTuple):
 
 
 @cache
-def _rotated() -> array[int]:
+def _rotated() -> list[int]:
     """Each 16-bit number rotated right by one bit, for sums that have not been cut to 16 bits as well."""
     low = [(value >> 1) | (value & 1) << 15 for value in range(1 << 16)]
-    return array("H", low + low[:256])
+    return low + low[:256]
 
 
 def set_checksum(data: bytes) -> int:
     """SetChecksum over an entry set."""
-    rotated = _rotated()
-    total = 0
-    for byte in data[:2]:
-        total = rotated[total] + byte
-    for byte in data[4:]:
-        total = rotated[total] + byte
+    turn = _rotated()
+    total = turn[data[0]] + data[1]
+    for a, b, c, d in _four(data[4:]):
+        total = turn[turn[turn[turn[total] + a] + b] + c] + d
     return total & 0xFFFF
 
 

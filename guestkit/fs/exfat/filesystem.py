@@ -27,7 +27,7 @@ from guestkit.errors import (
 from guestkit.fs.base import DT_DIR, DT_REG, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
-from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Listing
+from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Hashes, Listing
 from guestkit.fs.exfat.entries import (
     BITMAP,
     DIRECTORY,
@@ -298,18 +298,28 @@ class ExFat(FileSystem):
                 return record.file
             listing.complain()
             raise NotFound
-        hashes = {upcase.name_hash(each) for each in wanted}
         alike: File | None = None
-        for batch in directory.records(self.damage):
-            for _, file in batch:
-                if file.hash in hashes:
-                    if file.name == name:
-                        return file
-                    if alike is None and upcase.fold(file.name.decode("utf-8", "surrogatepass"), table) in wanted:
-                        alike = file
+        index = self._hashes(directory, key)
+        for hash in {upcase.name_hash(each) for each in wanted}:
+            for place in index.places(hash):
+                file = self._file(place)
+                if file.name == name:
+                    return file
+                if alike is None and upcase.fold(file.name.decode("utf-8", "surrogatepass"), table) in wanted:
+                    alike = file
         if alike is None:
+            index.complain()
             raise NotFound
         return alike
+
+    def _hashes(self, directory: Directory, key: int) -> Hashes:
+        """The index of a large directory, remembered. Raises: SourceError."""
+        name = (self._token, "H", key)
+        index: Hashes | None = self._cache.get(name)
+        if index is None:
+            index = Hashes(directory.records(self.damage))
+            self._cache.put(name, index, 300 + 8 * len(index))
+        return index
 
     def parent(self, directory: int) -> int:
         if directory == ROOT:
