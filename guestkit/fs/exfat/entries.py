@@ -6,7 +6,6 @@ one that is not known makes its set unreadable. Times: 7.4.8 to 7.4.10; what is 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -54,7 +53,6 @@ _STREAM = Layout(
     DataLength=(24, "Q"),
 )
 _new = tuple.__new__
-_four = struct.Struct("4B").iter_unpack
 
 
 class File(NamedTuple):
@@ -91,8 +89,8 @@ def set_checksum(data: bytes) -> int:
     """SetChecksum over an entry set."""
     turn = _rotated()
     total = turn[data[0]] + data[1]
-    for a, b, c, d in _four(data[4:]):
-        total = turn[turn[turn[turn[total] + a] + b] + c] + d
+    for byte in data[4:]:
+        total = turn[total] + byte
     return total & 0xFFFF
 
 
