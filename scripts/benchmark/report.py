@@ -28,7 +28,9 @@ def show(row: str, samples: Samples, unit: str, scale: float = 1) -> None:
     ours, *_ = samples.values()
     for name, values in samples.items():
         rates = sorted(value.rate / scale for value in values)
-        line = f"  {name:16} {statistics.median(rates):12,.0f} {unit:9} ({rates[0]:,.0f} to {rates[-1]:,.0f})"
+        digits = 0 if rates[-1] >= 100 else 1
+        low, middle, high = (f"{rate:,.{digits}f}" for rate in (rates[0], statistics.median(rates), rates[-1]))
+        line = f"  {name:16} {middle:>12} {unit:9} ({low} to {high})"
         if values is not ours:
             line += f"   {next(iter(samples))} / {name} = {ratio(ours, values):.2f}"
             if ours[0].cpu and values[0].cpu:
