@@ -193,6 +193,17 @@ class Sets:
                 self.ended = True
                 break
             if kind == FILE:
+                count = data[at + 1]
+                end = at + (count + 1) * ENTRY
+                # nearly always all of a set is here, and nothing else stands in it
+                if LEAST_SECONDARIES <= count <= MOST_SECONDARIES and end <= size:
+                    for other in data[at + ENTRY : end : ENTRY]:
+                        if other & 0xC0 != 0xC0:
+                            break
+                    else:
+                        self._add(data[at:end], base + end // ENTRY, first + at // ENTRY, found)
+                        at = end
+                        continue
                 self._held = data[at : at + ENTRY]
                 self._place = first + at // ENTRY
                 self._want = (data[at + 1] + 1) * ENTRY
@@ -214,12 +225,18 @@ class Sets:
 
     def _finish(self, number: int, found: list[Record]) -> None:
         held, self._held = self._held, b""
-        try:
-            if len(held) != self._want:
-                raise Corrupt("entry set", "length", found=len(held) // ENTRY, expected=self._want // ENTRY)
-            found.append(_new(Record, (number, parse_set(held, self._place))))
-        except (Corrupt, Unsupported) as error:
+        if len(held) == self._want:
+            self._add(held, number, self._place, found)
+        else:
+            error = Corrupt("entry set", "length", found=len(held) // ENTRY, expected=self._want // ENTRY)
             self.flaws.append((number - len(held) // ENTRY, error))
+
+    def _add(self, data: bytes, number: int, place: int, found: list[Record]) -> None:
+        """Parse a whole set; `number`: of the entry behind it."""
+        try:
+            found.append(_new(Record, (number, parse_set(data, place))))
+        except (Corrupt, Unsupported) as error:
+            self.flaws.append((number - len(data) // ENTRY, error))
 
 
 def converter(utc: Callable[[int], int]) -> Callable[[tuple[int, int, int]], int]:

@@ -50,6 +50,7 @@ from guestkit.ownership import Ownership
 from guestkit.probe import label_text
 from guestkit.source import BytesSource, Concat, Source, ZeroSource
 
+_new = tuple.__new__
 ROOT = 1
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _RECORD_MEMORY = 850  # bytes that a kept record takes, about
@@ -158,7 +159,8 @@ class ExFat(FileSystem):
                 known = Directory(self._heap, chain, min(chain.length * size, MOST_BYTES), "root directory", flaw)
                 self._cache.put((self._token, "D", ROOT), known, 2000 + 16 * len(chain.starts))
             return known
-        return self._opened(self._file(key))
+        opened: Directory | None = self._cache.get((self._token, "D", key))
+        return self._opened(self._file(key)) if opened is None else opened
 
     def _opened(self, file: File) -> Directory:
         where = f"inode {file.place}"
@@ -236,13 +238,13 @@ class ExFat(FileSystem):
         for batch in self._batches(directory, cookie):
             for number, file in batch:
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield DirEntry(file.name, file.place, kind, number)
+                yield _new(DirEntry, (file.name, file.place, kind, number))
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
         for batch in self._batches(directory, cookie):
             for number, file in batch:
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield DirEntry(file.name, file.place, kind, number), self._stat_or_none(file)
+                yield _new(DirEntry, (file.name, file.place, kind, number)), self._stat_or_none(file)
 
     def walk(
         self, directory: int | None = None, failed: Failed | None = None
@@ -414,7 +416,9 @@ class ExFat(FileSystem):
         owner = self._owner
         cluster = self.boot.cluster_size
         blocks = -(-size // cluster) * cluster >> 9
-        return Stat(ino, mode, links, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
+        return _new(
+            Stat, (ino, mode, links, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
+        )
 
     def _links(self, key: int, directory: Directory) -> int:
         name = (self._token, "n", key)
