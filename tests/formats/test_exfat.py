@@ -306,6 +306,24 @@ def test_a_large_directory_is_searched_by_hash_and_resumed() -> None:
         fs.lookup(directory, b"n11700")
     assert time.monotonic() - began < 3
     assert fs.stat(directory).nlink == 2
+    began = time.monotonic()
+    some = entries[::20]
+    assert [fs.lookup(directory, entry.name) for entry in some] == [entry.ino for entry in some]
+    assert time.monotonic() - began < 10  # they are not searched for in all entries one after the other
+
+
+def test_a_damaged_set_in_a_large_directory_costs_no_other_name() -> None:
+    volume = Volume(lzma.decompress((DATA / "exfat-32k.img.xz").read_bytes()))
+    folder = volume.folder(volume.root, "large", 36)
+    sets = [volume.entry_set(f"n{number:05}", 0x20, 0, 0, 0, chained=False) for number in range(11_700)]
+    sets[7000] = sets[7000][:70] + b"?" + sets[7000][71:]
+    folder.entries += b"".join(sets)
+    fs = opened(volume)
+    directory = fs.lookup(1, b"large")
+    assert fs.lookup(directory, b"n06999") < fs.lookup(directory, b"N07001")
+    for name in (b"n07000", b"n11700"):  # either may be the damaged one
+        with pytest.raises(Corrupt, match="SetChecksum"):
+            fs.lookup(directory, name)
 
 
 def test_free_clusters_are_those_of_the_bitmap(volume: Volume) -> None:

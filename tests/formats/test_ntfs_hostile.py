@@ -18,7 +18,7 @@ from guestkit.fs.ntfs import open as open_ntfs
 from guestkit.fs.ntfs.boot import parse_boot
 from guestkit.fs.ntfs.ea import parse_eas
 from guestkit.fs.ntfs.mft import parse_list
-from guestkit.fs.ntfs.record import fixed, parse_record
+from guestkit.fs.ntfs.record import fix_run, fixed, parse_record
 from guestkit.fs.ntfs.reparse import feature, parse_reparse, parse_target
 from guestkit.fs.ntfs.runs import HOLE, RunMap, Segment, decode_runs
 from guestkit.fs.ntfs.wof import wof_source
@@ -194,6 +194,23 @@ def test_fixups_must_fit_the_record(image: Make, change_usa: bytes) -> None:
     raw[6:8] = change_usa
     with pytest.raises(Corrupt):
         fixed(bytes(raw), b"FILE")
+
+
+def test_a_run_of_records_is_fixed_as_each_of_them_is_and_one_torn_leaves_it_as_it_stands(image: Make) -> None:
+    path = image()
+    start = recipe.record_places(path, 64)[0]
+    raw = path.read_bytes()[start : start + 8 * 1024]
+    buf = bytearray(raw)
+    assert fix_run(buf, 1024)
+    assert bytes(buf) == b"".join(fixed(raw[at : at + 1024], b"FILE") for at in range(0, len(raw), 1024))
+    assert bytes(buf) != raw
+    for place in (0, 4, 6, 510, 1023):  # magic, place and number of the fixups, the ends of the two sectors
+        for record in (0, 5, 7):
+            torn = bytearray(raw)
+            torn[record * 1024 + place] ^= 0x41
+            before = bytes(torn)
+            assert not fix_run(torn, 1024)
+            assert torn == before
 
 
 def test_a_name_that_refers_to_another_use_of_a_record_is_corrupt(image: Make) -> None:

@@ -7,11 +7,12 @@ entries from naming the same clusters: who owns a directory's first cluster is k
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from guestkit.chains import Chain, Heap
-from guestkit.errors import Corrupt, GuestkitError
+from guestkit.errors import Corrupt, GuestkitError, Unsupported
 from guestkit.fs.base import Problems
 from guestkit.fs.exfat.entries import DIRECTORY, END, ENTRY, FILE, Record, Sets
 
@@ -103,6 +104,37 @@ class Listing:
         """Raises: Corrupt, Unsupported when something was not readable."""
         if self.flaw is not None:
             raise copy.copy(self.flaw)  # a new one, which callers may add to
+
+
+class Hashes:
+    """Where the names of a large directory stand, by their hash. `flaw`: as in Listing."""
+
+    __slots__ = ("_sorted", "flaw")
+
+    def __init__(self, batches: Iterator[list[Record]]) -> None:
+        """`batches`: as Directory.records yields them. Raises: SourceError."""
+        found = array("Q")  # the hash above 48 bits of the place
+        self.flaw: GuestkitError | None = None
+        try:
+            for batch in batches:
+                found.extend([file.hash << 48 | file.place for _, file in batch])
+        except (Corrupt, Unsupported) as error:
+            self.flaw = error
+        self._sorted = array("Q", sorted(found))
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def places(self, hash: int) -> list[int]:
+        """The places of the entry sets with this name hash."""
+        found = self._sorted
+        begin, end = bisect_left(found, hash << 48), bisect_left(found, hash + 1 << 48) if hash < 0xFFFF else len(found)
+        return [each & (1 << 48) - 1 for each in found[begin:end]]
+
+    def complain(self) -> None:
+        """Raises: Corrupt, Unsupported when something was not readable."""
+        if self.flaw is not None:
+            raise copy.copy(self.flaw)
 
 
 class Claims:

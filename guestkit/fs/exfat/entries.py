@@ -6,7 +6,6 @@ one that is not known makes its set unreadable. Times: 7.4.8 to 7.4.10; what is 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -80,20 +79,18 @@ class Record(NamedTuple):
 
 
 @cache
-def _rotated() -> array[int]:
+def _rotated() -> list[int]:
     """Each 16-bit number rotated right by one bit, for sums that have not been cut to 16 bits as well."""
     low = [(value >> 1) | (value & 1) << 15 for value in range(1 << 16)]
-    return array("H", low + low[:256])
+    return low + low[:256]
 
 
 def set_checksum(data: bytes) -> int:
     """SetChecksum over an entry set."""
-    rotated = _rotated()
-    total = 0
-    for byte in data[:2]:
-        total = rotated[total] + byte
+    turn = _rotated()
+    total = turn[data[0]] + data[1]
     for byte in data[4:]:
-        total = rotated[total] + byte
+        total = turn[total] + byte
     return total & 0xFFFF
 
 
@@ -196,6 +193,17 @@ class Sets:
                 self.ended = True
                 break
             if kind == FILE:
+                count = data[at + 1]
+                end = at + (count + 1) * ENTRY
+                # nearly always all of a set is here, and nothing else stands in it
+                if LEAST_SECONDARIES <= count <= MOST_SECONDARIES and end <= size:
+                    for other in data[at + ENTRY : end : ENTRY]:
+                        if other & 0xC0 != 0xC0:
+                            break
+                    else:
+                        self._add(data[at:end], base + end // ENTRY, first + at // ENTRY, found)
+                        at = end
+                        continue
                 self._held = data[at : at + ENTRY]
                 self._place = first + at // ENTRY
                 self._want = (data[at + 1] + 1) * ENTRY
@@ -217,12 +225,18 @@ class Sets:
 
     def _finish(self, number: int, found: list[Record]) -> None:
         held, self._held = self._held, b""
-        try:
-            if len(held) != self._want:
-                raise Corrupt("entry set", "length", found=len(held) // ENTRY, expected=self._want // ENTRY)
-            found.append(_new(Record, (number, parse_set(held, self._place))))
-        except (Corrupt, Unsupported) as error:
+        if len(held) == self._want:
+            self._add(held, number, self._place, found)
+        else:
+            error = Corrupt("entry set", "length", found=len(held) // ENTRY, expected=self._want // ENTRY)
             self.flaws.append((number - len(held) // ENTRY, error))
+
+    def _add(self, data: bytes, number: int, place: int, found: list[Record]) -> None:
+        """Parse a whole set; `number`: of the entry behind it."""
+        try:
+            found.append(_new(Record, (number, parse_set(data, place))))
+        except (Corrupt, Unsupported) as error:
+            self.flaws.append((number - len(data) // ENTRY, error))
 
 
 def converter(utc: Callable[[int], int]) -> Callable[[tuple[int, int, int]], int]:

@@ -25,7 +25,7 @@ from guestkit.errors import (
 from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Plain, Stat, State, StatVfs, may_be_shown
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
-from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Listing
+from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Hashes, Listing
 from guestkit.fs.exfat.entries import (
     BITMAP,
     DIRECTORY,
@@ -48,6 +48,7 @@ from guestkit.ownership import Ownership
 from guestkit.probe import label_text
 from guestkit.source import BytesSource, Concat, Source, ZeroSource
 
+_new = tuple.__new__
 ROOT = 1
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _RECORD_MEMORY = 850  # bytes that a kept record takes, about
@@ -155,7 +156,8 @@ class ExFat(Plain):
                 known = Directory(self._heap, chain, min(chain.length * size, MOST_BYTES), "root directory", flaw)
                 self._cache.put((self._token, "D", ROOT), known, 2000 + 16 * len(chain.starts))
             return known
-        return self._opened(self._file(key))
+        opened: Directory | None = self._cache.get((self._token, "D", key))
+        return self._opened(self._file(key)) if opened is None else opened
 
     def _opened(self, file: File) -> Directory:
         where = f"inode {file.place}"
@@ -233,13 +235,13 @@ class ExFat(Plain):
         for batch in self._batches(directory, cookie):
             for number, file in batch:
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield DirEntry(file.name, file.place, kind, number)
+                yield _new(DirEntry, (file.name, file.place, kind, number))
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
         for batch in self._batches(directory, cookie):
             for number, file in batch:
                 kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield DirEntry(file.name, file.place, kind, number), self._stat_or_none(file)
+                yield _new(DirEntry, (file.name, file.place, kind, number)), self._stat_or_none(file)
 
     def lookup(self, directory: int, name: bytes) -> int:
         found = self._find(directory, name)
@@ -271,18 +273,28 @@ class ExFat(Plain):
                 return record.file
             listing.complain()
             raise NotFound
-        hashes = {upcase.name_hash(each) for each in wanted}
         alike: File | None = None
-        for batch in directory.records(self.damage):
-            for _, file in batch:
-                if file.hash in hashes:
-                    if file.name == name:
-                        return file
-                    if alike is None and upcase.fold(file.name.decode("utf-8", "surrogatepass"), table) in wanted:
-                        alike = file
+        index = self._hashes(directory, key)
+        for hash in {upcase.name_hash(each) for each in wanted}:
+            for place in index.places(hash):
+                file = self._file(place)
+                if file.name == name:
+                    return file
+                if alike is None and upcase.fold(file.name.decode("utf-8", "surrogatepass"), table) in wanted:
+                    alike = file
         if alike is None:
+            index.complain()
             raise NotFound
         return alike
+
+    def _hashes(self, directory: Directory, key: int) -> Hashes:
+        """The index of a large directory, remembered. Raises: SourceError."""
+        name = (self._token, "H", key)
+        index: Hashes | None = self._cache.get(name)
+        if index is None:
+            index = Hashes(directory.records(self.damage))
+            self._cache.put(name, index, 300 + 8 * len(index))
+        return index
 
     def parent(self, directory: int) -> int:
         if directory == ROOT:
@@ -377,7 +389,9 @@ class ExFat(Plain):
         owner = self._owner
         cluster = self.boot.cluster_size
         blocks = -(-size // cluster) * cluster >> 9
-        return Stat(ino, mode, links, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
+        return _new(
+            Stat, (ino, mode, links, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
+        )
 
     def _links(self, key: int, directory: Directory) -> int:
         name = (self._token, "n", key)

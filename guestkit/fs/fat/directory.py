@@ -6,6 +6,7 @@ behind it. A directory is read whole: the format bounds it to 2 MiB.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ _ENTRY = Layout(
     DIR_FstClusLO=(26, "H"),
     DIR_FileSize=(28, "I"),
 )
+# an entry as a piece of a long name: LDIR_Ord, Name1, Attr, Type, Chksum, Name2, FstClusLO, Name3
+_slots = struct.Struct("<B10sBBB12sH4s").iter_unpack
+# of a file: attributes, 10 ms of the creation, its time and date, access date, time and date of writing, size
+file_fields = struct.Struct("<11xBxBHHH2xHH2xI").unpack_from
 _new = tuple.__new__
 
 
@@ -164,11 +169,9 @@ def parse(
     entries = listing.entries
     for data, first in parts:
         place = first - 1
-        for at in range(0, len(data) - ENTRY + 1, ENTRY):
+        for head, begin, attributes, _, sum_in, middle, _, end in _slots(data[: len(data) & -ENTRY]):
             number += 1
             place += 1
-            head = data[at]
-            attributes = data[at + 11]
             if head == 0:
                 return
             if head == _DELETED:
@@ -177,14 +180,15 @@ def parse(
             if attributes & _LONG_MASK == LONG:
                 if head & _LAST and 0 < head & 0x3F <= _MOST_SLOTS:
                     expected = head & 0x3F
-                    sum_of = data[at + 13]
+                    sum_of = sum_in
                     pieces = []
-                elif not pieces or head != expected or data[at + 13] != sum_of:
+                elif not pieces or head != expected or sum_in != sum_of:
                     pieces = []  # an orphan
                     continue
-                pieces.append(data[at + 1 : at + 11] + data[at + 14 : at + 26] + data[at + 28 : at + 32])
+                pieces.append(begin + middle + end)
                 expected -= 1
                 continue
+            at = (place - first) * ENTRY
             slots, pieces = pieces, []
             raw = data[at : at + ENTRY]
             if attributes & VOLUME:

@@ -24,6 +24,7 @@ from guestkit.fs.fat.directory import (
     Entry,
     Listing,
     Short,
+    file_fields,
     is_named,
     parse,
     parse_short,
@@ -35,6 +36,7 @@ from guestkit.ownership import Ownership
 from guestkit.probe import label_text
 from guestkit.source import BytesSource, Source
 
+_new = tuple.__new__
 ROOT = 1
 _FILES = 1 << 32  # keys from here are places of entries
 _MOST_COUNTED = 64 << 20  # bytes of a FAT whose free clusters are counted whatever FSInfo says
@@ -198,7 +200,7 @@ class Fat(Plain):
             name, number, place, raw = entry
             if not raw[11] & DIRECTORY:
                 key = _FILES + place
-                yield DirEntry(name, key, DT_REG, number), self._file_stat(key, listing.short(entry))
+                yield _new(DirEntry, (name, key, DT_REG, number)), self._file_stat(key, raw)
                 continue
             key = self._entry_key(listing, entry)
             status: Stat | None = None
@@ -248,17 +250,33 @@ class Fat(Plain):
         create = self._time(short.create_date, short.create_time) + short.hundredths * 10_000_000
         return self._time(short.access_date, 0), self._time(short.write_date, short.write_time), create
 
-    def _file_stat(self, key: int, short: Short) -> Stat:
-        atime, mtime, btime = self._times(short)
-        owner = self._owner
-        mode = owner.file_mode & ~0o222 if short.attributes & READ_ONLY else owner.file_mode
-        cluster = self.boot.cluster_size
-        size = short.size
-        blocks = -(-size // cluster) * cluster >> 9
-        return Stat(key, 0o100000 | mode, 1, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
+    def _file_stat(self, key: int, raw: bytes) -> Stat:
+        """`raw`: the 32 bytes of the file's entry."""
+        attributes, tenth, create_time, create_date, access_date, write_time, write_date, size = file_fields(raw)
+        convert, owner, cluster = self._time, self._owner, self.boot.cluster_size
+        mode = owner.file_mode & ~0o222 if attributes & READ_ONLY else owner.file_mode
+        mtime = convert(write_date, write_time)
+        return _new(
+            Stat,
+            (
+                key,
+                0o100000 | mode,
+                1,
+                owner.uid,
+                owner.gid,
+                0,
+                size,
+                cluster,
+                -(-size // cluster) * cluster >> 9,
+                convert(access_date, 0),
+                mtime,
+                mtime,
+                convert(create_date, create_time) + tenth * 10_000_000,
+            ),
+        )
 
-    def _file(self, key: int) -> Short:
-        """The entry of a file's key. Raises: NotFound; Corrupt for that of a directory that leads nowhere."""
+    def _file(self, key: int) -> bytes:
+        """The 32 bytes of a file's entry. Raises: NotFound; Corrupt for that of a directory that leads nowhere."""
         at = (key - _FILES) * ENTRY
         boot = self.boot
         fixed = boot.root_start <= at < boot.root_start + boot.root_entries * ENTRY
@@ -272,7 +290,7 @@ class Fat(Plain):
             if self._leads(short.cluster):
                 raise NotFound(f"no inode {key}")
             raise Corrupt("directory entry", "first cluster", found=short.cluster, where=f"inode {key}")
-        return short
+        return raw
 
     # contents
 
@@ -280,7 +298,7 @@ class Fat(Plain):
         if ino < _FILES:
             self._directory(ino)
             raise IsADirectory(where=f"inode {ino}")
-        short = self._file(ino)
+        short = parse_short(self._file(ino), 0, self._wide)
         if stream:
             raise NotFound("FAT has no named streams")
         if not short.size:

@@ -7,6 +7,7 @@ shortname=mixed and utf8. A lone surrogate is kept, as three bytes, where Linux 
 from __future__ import annotations
 
 import codecs
+from codecs import utf_16_le_decode
 from functools import cache
 
 from guestkit.errors import InvalidArgument
@@ -65,17 +66,22 @@ def _lower_table(codec: str) -> bytes:
     return bytes(table)
 
 
+# each byte rotated right by one bit, for sums that have not been cut to 8 bits as well
+_TURNED = [value >> 1 & 0x7F | (value & 1) << 7 for value in range(512)]
+
+
 def checksum(raw: bytes) -> int:
     """What each long entry holds of the 11 bytes of the short name behind it."""
+    turn = _TURNED
     total = 0
     for byte in raw:
-        total = (total >> 1 | (total & 1) << 7) + byte & 0xFF
-    return total
+        total = turn[total] + byte
+    return total & 0xFF
 
 
 def long_text(pieces: bytes) -> str:
     """The name in the UTF-16 of the long entries, in order; what is behind the NUL is padding."""
-    return pieces.decode("utf-16-le", "surrogatepass").partition("\0")[0]
+    return utf_16_le_decode(pieces, "surrogatepass", True)[0].partition("\0")[0]
 
 
 def to_bytes(text: str) -> bytes:

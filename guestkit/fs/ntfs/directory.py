@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
+from codecs import utf_16_le_decode
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt, NotADirectory, NotFound, SourceError
@@ -18,7 +19,7 @@ from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.index import FILE_NAME_KEY, LAST, NAME_AT, SUBNODE, Index, Node, check_entry, subnode
 from guestkit.fs.ntfs.inode import I30, Inode, Inodes
-from guestkit.fs.ntfs.names import UpCase, to_utf16
+from guestkit.fs.ntfs.names import UpCase, to_utf8, to_utf16
 from guestkit.fs.ntfs.volume import Volume
 
 Raw = tuple[bytes, int, int, int]  # name, file reference, DT_*, cookie
@@ -189,47 +190,56 @@ class Directories:
     def _parse(self, node: Node, block: int, where: str, hidden: bool) -> tuple[list[Raw], Corrupt | None]:
         """The names of one node, and the damage in it."""
         buf, at, end = node
-        found: list[Raw] = []
-        append = found.append
         base = block << _SHIFT
         least = 0 if hidden else self._least
+        unlisted = -1 if hidden else _DOS
         head = _head
+        raws: list[bytes] = []
+        references: list[int] = []
+        kinds: list[int] = []
+        cookies: list[int] = []
         flaw: Corrupt | None = None
-        slash = b"/\0" in buf
-        while True:
-            if at + NAME_AT > end:
-                try:
-                    _, _, flags = check_entry(buf, at, end)
-                except Corrupt as error:
-                    return found, flaw or error
-                if not flags & LAST:
-                    flaw = flaw or Corrupt("index entry", "length", found=end - at)
-                return found, flaw
+        while at + NAME_AT <= end:
             reference, length, key, flags, about, units, space = head(buf, at)
-            if flags & 2:
-                return found, flaw
+            if flags & LAST:
+                break
             behind = at + length
             if length < NAME_AT or length & 7 or behind > end:
-                return found, flaw or Corrupt("index entry", "length", found=length)
+                flaw = flaw or Corrupt("index entry", "length", found=length)
+                break
             if FILE_NAME_KEY + 2 * units > key or 16 + key > length or not units:
                 flaw = flaw or Corrupt("index entry", "key_length", found=key)
-                at = behind
-                continue
-            number = reference & 0xFFFFFFFFFFFF
-            if (space == 2 and not hidden) or number < least:
-                at = behind
-                continue
-            raw = buf[at + NAME_AT : at + NAME_AT + 2 * units]
-            name = raw.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
-            if b"\0" in name or (slash and b"/" in name):
-                self._volume.damage.add(where, f"a name that cannot be shown: {name!r}")
-            elif name != b"." and name != b"..":
-                if about & _UNSURE:
-                    kind = DT_UNKNOWN
-                else:
-                    kind = DT_DIR if about & _DIRECTORY else DT_REG
-                append((name, reference, kind, base | behind))
+            elif space != unlisted and reference & 0xFFFFFFFFFFFF >= least:
+                raws.append(buf[at + NAME_AT : at + NAME_AT + 2 * units])
+                references.append(reference)
+                kinds.append(DT_UNKNOWN if about & _UNSURE else DT_DIR if about & _DIRECTORY else DT_REG)
+                cookies.append(base | behind)
             at = behind
+        else:
+            try:
+                _, _, flags = check_entry(buf, at, end)
+            except Corrupt as error:
+                flaw = flaw or error
+            else:
+                if not flags & LAST:
+                    flaw = flaw or Corrupt("index entry", "length", found=end - at)
+        # all names at once: no name holds a slash, but where the image is hostile
+        joined = utf_16_le_decode(b"/\0".join(raws), "surrogatepass", True)[0].encode("utf-8", "surrogatepass")
+        names = joined.split(b"/")
+        if len(names) != len(raws) or b"\0" in joined or b"." in names or b".." in names:
+            return self._shown(zip(raws, references, kinds, cookies, strict=True), where), flaw
+        return list(zip(names, references, kinds, cookies, strict=True)), flaw
+
+    def _shown(self, entries: Iterable[Raw], where: str) -> list[Raw]:
+        """`entries`, their names in UTF-16, without those whose names cannot be shown."""
+        found: list[Raw] = []
+        for raw, reference, kind, cookie in entries:
+            name = to_utf8(raw)
+            if b"\0" in name or b"/" in name:
+                self._volume.damage.add(where, f"a name that cannot be shown: {name!r}")
+            elif name not in (b".", b".."):
+                found.append((name, reference, kind, cookie))
+        return found
 
     # one name
 

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 
 from guestkit.errors import (
     Corrupt,
-    GuestkitError,
     InvalidArgument,
     IsADirectory,
     NotFound,
     Unsupported,
-    WouldBlock,
 )
 from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
+from guestkit.fs.ntfs.content import plain_file
 from guestkit.fs.ntfs.directory import ROOT, Directories
 from guestkit.fs.ntfs.inode import Inode, Inodes
 from guestkit.fs.ntfs.links import Links
@@ -127,19 +126,11 @@ class Ntfs(FileSystem):
 
     def _stats(self, references: list[int]) -> dict[int, Stat | None]:
         """The stat of each file reference; None, and a problem, where stat() would raise."""
-        stats: dict[int, Stat | None] = {}
-        by_number = self._status.many(references)
-        for reference in references:
-            number = reference & 0xFFFFFFFFFFFF
-            found = by_number[number]
-            if isinstance(found, GuestkitError):
-                if isinstance(found, WouldBlock):
-                    raise found
-                self.damage.add(f"inode {number}", found)
-                stats[reference] = None
-            else:
-                stats[reference] = found
-        return stats
+        found = self._status.many(references)
+        for reference, error in found.bad.items():
+            self.damage.add(f"inode {reference & 0xFFFFFFFFFFFF}", error)
+            found.stats[reference] = None
+        return found.stats
 
     def walk(
         self, directory: int | None = None, failed: Failed | None = None
@@ -168,6 +159,10 @@ class Ntfs(FileSystem):
     # contents
 
     def open(self, ino: int, stream: bytes = b"") -> Source:
+        if not stream:
+            plain = plain_file(self.volume, self.table.record(ino))
+            if plain is not None:
+                return plain
         inode = self.inodes.read(ino)
         if stream:
             return self._stream(inode, stream)

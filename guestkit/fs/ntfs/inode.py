@@ -103,6 +103,12 @@ class Inode:
 
     def value(self, kind: int, most: int, name: bytes = b"") -> bytes | None:
         """The whole of a small attribute, None when there is none. Raises: Corrupt above `most` bytes."""
+        if self.listed is None:
+            for piece in self._own:
+                if piece.type == kind and piece.name == name:
+                    if piece.value is not None and piece.size <= most and not piece.flags & r.ENCRYPTED:
+                        return piece.value
+                    break
         source = self.open(kind, name)
         if source is None:
             return None

@@ -12,15 +12,16 @@ from typing import NamedTuple
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs.content import open_pieces
-from guestkit.fs.ntfs.record import Piece, Record, parse_pieces, parse_record
+from guestkit.fs.ntfs.record import Piece, Record, parse_fixed, parse_pieces, parse_record
 from guestkit.fs.ntfs.runs import RunMap, Segment
 from guestkit.fs.ntfs.volume import Volume
 from guestkit.layout import Layout
+from guestkit.resolve import resolve
 from guestkit.source import Source
 
 _MOST_LIST = 256 << 10  # bytes of an attribute list
 _MIRRORED = 4  # records that the mirror holds at least
-_READ = 1 << 18  # bytes of records read at once
+_READ = 1 << 17  # bytes of records read at once: no more than the processor keeps at hand
 _WINDOW = 16  # records read when one is asked for
 _GAP = 16 << 10  # bytes between two wanted records that are read rather than skipped
 
@@ -87,7 +88,8 @@ class Table:
         first = pieces[0]
         map = RunMap([Segment(piece.lowest, piece.highest, piece.runs) for piece in pieces], self._volume.clusters)
         size = min(first.initialized, map.end * self._volume.cluster)
-        self._source = open_pieces(self._volume, [first._replace(initialized=size, size=size), *pieces[1:]], "$MFT")
+        pieces = [first._replace(initialized=size, size=size), *pieces[1:]]
+        self._source = resolve(open_pieces(self._volume, pieces, "$MFT"))
         self.count = size // self.record_size
 
     def record(self, number: int) -> Record:
@@ -137,8 +139,12 @@ class Table:
         self._volume.damage.add(f"MFT record {number}", f"{error.message}; the mirror's copy was used")
         return found
 
-    def raw_many(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | GuestkitError]]:
-        """Yield (number, bytes as they stand) of the distinct ascending `numbers`, neighbours read at once."""
+    def runs(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], bytearray]]:
+        """Yield (members, the records from the first of them to the last as they stand); neighbours are read at once.
+
+        `numbers`: distinct and ascending. No bytes: what cannot be read at once, or is not there. The buffer is the
+        caller's until the next one is asked for.
+        """
         size = self.record_size
         source = self._source
         assert source is not None
@@ -146,34 +152,33 @@ class Table:
         most = _READ // size
         at = 0
         total = len(numbers)
+        held = bytearray()
         while at < total:
             first = last = numbers[at]
             stop = at + 1
             while stop < total and numbers[stop] - last <= gap and numbers[stop] - first < most:
                 last = numbers[stop]
                 stop += 1
-            if first < 0 or last >= self.count:
-                for number in numbers[at:stop]:
-                    yield number, self._one(number)
-            else:
+            buf = bytearray()
+            if first >= 0 and last < self.count:
+                length = (last - first + 1) * size
+                if len(held) != length:
+                    held = bytearray(length)
                 try:
-                    data = source.read(first * size, (last - first + 1) * size)
+                    source.read_into(first * size, memoryview(held))
+                    buf = held
                 except GuestkitError:  # one by one, so that only those are lost that cannot be read
-                    for number in numbers[at:stop]:
-                        yield number, self._one(number)
-                else:
-                    for number in numbers[at:stop]:
-                        begin = (number - first) * size
-                        yield number, data[begin : begin + size]
+                    pass
+            yield numbers[at:stop], buf
             at = stop
 
-    def _one(self, number: int) -> bytes | GuestkitError:
-        if not 0 <= number < self.count:
-            return NotFound(f"no MFT record {number}")
+    def keep(self, number: int, buf: bytes) -> None:
+        """Remember a record that was read in a run, its fixups applied, for whoever asks for it next."""
         try:
-            return self._raw(number)
-        except GuestkitError as error:
-            return error
+            found = parse_fixed(buf, number)
+        except Corrupt:  # record() tells
+            return
+        self._volume.cache.put((self._volume.token, "r", number), found, self.record_size + 400)
 
     # attribute lists
 

@@ -47,6 +47,7 @@ nonresident_head = struct.Struct("<qqHB").unpack_from  # lowest and highest VCN,
 sizes_head = struct.Struct("<qqq").unpack_from  # allocated, data, initialised size; at 40
 
 _pair = struct.Struct("<HH").unpack_from
+_new = tuple.__new__
 
 
 class Piece(NamedTuple):
@@ -95,27 +96,55 @@ def fixed(raw: bytes, magic: bytes) -> bytes:
     mark = raw[at : at + 2]
     if sectors == 2 and raw[510:512] == mark and raw[1022:] == mark:  # nearly every record
         return raw[:510] + raw[at + 2 : at + 4] + raw[512:1022] + raw[at + 4 : at + 6]
-    parts = []
-    begin = 0
-    for number in range(1, sectors + 1):
-        end = number << 9
-        if raw[end - 2 : end] != mark:
-            raise Corrupt("multi-sector record", f"sector {number - 1}: update sequence number: torn write")
-        parts.append(raw[begin : end - 2])
-        parts.append(raw[at + 2 * number : at + 2 * number + 2])
-        begin = end
-    return b"".join(parts)
+    buf = bytearray(raw)
+    words = memoryview(buf).cast("H")
+    ends = words[255::256]
+    found = ends.tolist()
+    if found.count(words[at >> 1]) != sectors:
+        torn = next(number for number, word in enumerate(found) if word != words[at >> 1])
+        raise Corrupt("multi-sector record", f"sector {torn}: update sequence number: torn write")
+    ends[:] = words[(at >> 1) + 1 : (at >> 1) + 1 + sectors]
+    return bytes(buf)
+
+
+def fix_run(buf: bytearray, size: int) -> bool:
+    """Apply the fixups of neighbouring records of `size` bytes in `buf`, all at once.
+
+    False, and nothing is changed, where one of them is not like the first, or is damaged: fixed() tells which.
+    """
+    at, count = _pair(buf, 4)
+    sectors = size >> 9
+    if buf[:4] != b"FILE" or count != sectors + 1 or at & 1 or at + 2 * count > 510 or at < 8:
+        return False
+    view = memoryview(buf)
+    heads = view.cast("Q")[:: size >> 3].tolist()  # magic, place and number of the fixups
+    if heads.count(heads[0]) != len(heads):
+        return False
+    words = view.cast("H")
+    step = size >> 1  # in words
+    marks = words[at >> 1 :: step].tolist()
+    ends = [words[place::step] for place in range(255, step, 256)]
+    for end in ends:
+        if end.tolist() != marks:
+            return False
+    for sector, end in enumerate(ends, (at >> 1) + 1):
+        end[:] = words[sector::step]
+    return True
 
 
 def parse_record(raw: bytes, number: int) -> Record:
     """Decode the header of record `number` and apply its fixups. Raises: Corrupt."""
-    buf = fixed(raw, b"FILE")
+    return parse_fixed(fixed(raw, b"FILE"), number)
+
+
+def parse_fixed(buf: bytes, number: int) -> Record:
+    """Decode the header of record `number`, whose fixups were applied. Raises: Corrupt."""
     _, _, _, sequence, links, first, flags, used, allocated, base = header(buf)
     if allocated != len(buf):
         raise Corrupt("MFT record", "bytes_allocated", found=allocated, expected=len(buf))
     if used > len(buf) or used & 7 or not 42 <= first < used or first & 7:
         raise Corrupt("MFT record", "bytes_in_use", found=used)
-    return Record(number, sequence, links, flags, base, buf, first, used)
+    return _new(Record, (number, sequence, links, flags, base, buf, first, used))
 
 
 def parse_pieces(record: Record) -> list[Piece]:
@@ -146,8 +175,9 @@ def parse_pieces(record: Record) -> list[Piece]:
             if place + size > length:
                 raise Corrupt(f"attribute 0x{kind:x}", "value_length", found=size)
             value = buf[at + place : at + place + size]
+            room = size + 7 & ~7
             found.append(
-                Piece(kind, name, flags, instance, value, 0, -1, b"", 0, (size + 7) & ~7, size, size, (size + 7) & ~7)
+                _new(Piece, (kind, name, flags, instance, value, 0, -1, b"", 0, room, size, size, room)),
             )
         at += length
 
@@ -172,4 +202,6 @@ def _nonresident(buf: bytes, at: int, length: int, kind: int, name: bytes, flags
         if initialized > size or size > allocated:
             raise Corrupt(what, "data_size", found=size, expected=f"{initialized} to {allocated}")
     runs = buf[at + runs_at : at + length]
-    return Piece(kind, name, flags, instance, None, lowest, highest, runs, unit, allocated, size, initialized, packed)
+    return _new(
+        Piece, (kind, name, flags, instance, None, lowest, highest, runs, unit, allocated, size, initialized, packed)
+    )

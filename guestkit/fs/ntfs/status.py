@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, NotFound
 from guestkit.fs.base import Stat
@@ -25,6 +26,20 @@ _BLKSIZE = 4096
 
 standard_information = struct.Struct("<qqqqI").unpack_from  # creation, change, MFT change, access, attributes
 _new = tuple.__new__
+_header = struct.Struct("<16xHHHHIIQ").unpack_from  # sequence number, links, first attribute, flags, bytes used, ...
+# type, length, non-resident, value length and offset of an attribute, and what standard_information tells behind it
+_standard = struct.Struct("<IIB7xIH2xqqqqI").unpack_from
+_kind = struct.Struct("<II").unpack_from  # type and length
+_form = struct.Struct("<8xBB2xH").unpack_from  # non-resident, name length, flags
+_name_at = struct.Struct("<10xH").unpack_from
+_sizes = struct.Struct("<16xq16xqqq").unpack_from  # lowest VCN, allocated, data, initialised size
+
+
+class Found(NamedTuple):
+    """What many() gives: one of the two for each file reference."""
+
+    stats: dict[int, Stat | None]
+    bad: dict[int, GuestkitError]
 
 
 class Status:
@@ -33,6 +48,7 @@ class Status:
     def __init__(self, inodes: Inodes, links: Links, options: Options) -> None:
         self._inodes = inodes
         self._table = inodes.table
+        self._record_size = inodes.table.record_size
         self._links = links
         self._file_mode = options.owner.file_mode
         self._dir_mode = 0o40000 | options.owner.dir_mode
@@ -41,116 +57,150 @@ class Status:
 
     def stat(self, number: int) -> Stat:
         """Raises: NotFound, Corrupt."""
+        return self._one(number, 0)
+
+    def many(self, references: Sequence[int]) -> Found:
+        """The status, or the error, of each file reference; neighbouring records are read and decoded together."""
+        found = Found({}, {})
+        table = self._table
+        size = table.record_size
+        numbered = {reference & r.REFERENCE: reference for reference in references}
+        for members, run in table.runs(sorted(numbered)):
+            special = members
+            if run and r.fix_run(run, size):
+                first = members[0]
+                special = self._usual(run, first, [numbered[number] for number in members], found.stats)
+                for number in special:
+                    begin = (number - first) * size
+                    table.keep(number, bytes(run[begin : begin + size]))
+            self._each([numbered[number] for number in special], found)
+        if len(numbered) < len(references):  # some are referred to with several sequence numbers
+            self._each([each for each in references if each not in found.stats and each not in found.bad], found)
+        return found
+
+    def _each(self, references: Sequence[int], found: Found) -> None:
+        for reference in references:
+            try:
+                found.stats[reference] = self._one(reference & r.REFERENCE, reference >> 48)
+            except GuestkitError as error:
+                found.bad[reference] = error
+
+    def _one(self, number: int, sequence: int) -> Stat:
+        """The status of one file; `sequence`: what a reference says, or 0. Raises: NotFound, Corrupt."""
         record = self._table.record(number)
         if not record.flags & r.IN_USE or record.base:
             raise NotFound(f"MFT record {number} holds no file")
-        found = self._quick(record.raw, number, record.first, record.used, record.flags, record.links)
-        return found or self._full(self._inodes.read(number))
+        if sequence not in (0, record.sequence):
+            raise Corrupt("MFT record", "sequence number", found=record.sequence, expected=sequence)
+        found: dict[int, Stat | None] = {}
+        self._usual(record.raw, number, [number], found)
+        return found.get(number) or self._full(self._inodes.read(number))
 
     def of_stream(self, status: Stat, head: r.Piece, links: int) -> Stat:
         """The status of the stream that begins with `head`, of a file of `status` with so many names."""
         mode = status.mode if status.mode & 0xF000 == 0x8000 else 0x8000 | self._file_mode
         return status._replace(mode=mode, nlink=links, rdev=0, size=head.size, blocks=head.packed >> 9)
 
-    def many(self, references: Sequence[int]) -> dict[int, Stat | GuestkitError]:
-        """The status, or the error, of each file reference."""
-        wanted: dict[int, Stat | GuestkitError] = {}
-        sequences = {reference & r.REFERENCE: reference for reference in references}
-        fixed, header, quick = r.fixed, r.header, self._quick
-        size = self._table.record_size
-        for number, raw in self._table.raw_many(sorted(sequences)):
-            reference = sequences[number]
-            try:
-                if isinstance(raw, GuestkitError):
-                    raise raw
-                buf = fixed(raw, b"FILE")
-                _, _, _, sequence, links, first, flags, used, allocated, base = header(buf)
-                if flags & 1 and not base and allocated == size and used <= size and first >= 42:
-                    if reference >> 48 != sequence and reference >> 48:
-                        raise Corrupt("MFT record", "sequence number", found=sequence, expected=reference >> 48)
-                    found = quick(buf, number, first, used, flags, links)
-                    if found is not None:
-                        wanted[number] = found
-                        continue
-            except GuestkitError as error:
-                if number > 3:  # the mirror has the first ones
-                    wanted[number] = error
-                    continue
-            try:
-                wanted[number] = self.stat(number)
-            except GuestkitError as error:
-                wanted[number] = error
-        return wanted
+    def _usual(
+        self, buf: bytes | bytearray, first: int, references: Sequence[int], stats: dict[int, Stat | None]
+    ) -> list[int]:
+        """Put into `stats` what is referred to and has nothing special; return the numbers of the other records.
 
-    def _quick(self, buf: bytes, number: int, at: int, used: int, flags: int, links: int) -> Stat | None:
-        """The status of a file that has nothing special; None where `_full` must tell it."""
-        attributes = 0
-        size = allocated = 0
-        times = None
-        directory = flags & 2
-        head = r.attribute_head
-        while at + 24 <= used:
-            kind, length, nonresident, named, name_at, about, _ = head(buf, at)
-            if length < 24 or length & 7 or at + length > used:
-                return None
-            if kind == 0x80:
-                if not named and not directory:
-                    if nonresident:
-                        if length < 64 or buf[at + 16 : at + 24] != b"\0\0\0\0\0\0\0\0" or about & 0x80FF:
-                            return None
-                        allocated, size, initialized = r.sizes_head(buf, at + 40)
-                        if not 0 <= initialized <= size <= allocated:
-                            return None
-                    else:
-                        size, place = r.resident_head(buf, at + 16)
-                        if place + size > length:
-                            return None
-                        allocated = size + 7 & ~7
-            elif kind == 0x10:
-                if nonresident or length < 60:
-                    return None
-                value = int.from_bytes(buf[at + 20 : at + 22], "little")
-                if value + 36 > length:
-                    return None
-                created, changed, record_changed, accessed, attributes = standard_information(buf, at + value)
-                if attributes & 0x404:
-                    return None
-                times = created
-            elif kind == 0x20:
-                return None
-            elif kind == 0xA0:
-                if directory and named == 4 and buf[at + name_at : at + name_at + 8] == I30:
-                    if length < 64 or not nonresident or buf[at + 16 : at + 24] != b"\0\0\0\0\0\0\0\0":
-                        return None
-                    allocated, size, initialized = r.sizes_head(buf, at + 40)
-                    if not 0 <= initialized <= size <= allocated:
-                        return None
-            elif kind >= 0xD0:
-                if kind == 0xFFFFFFFF:
-                    break
-                if kind <= 0xE0:
-                    return None
+        `buf`: the records from number `first` on, fixups applied.
+        """
+        special: list[int] = []
+        record_size = self._record_size
+        dir_mode, file_mode, uid, gid = self._dir_mode, 0x8000 | self._file_mode, self._uid, self._gid
+        header, standard, kind_of, form, sizes, new = _header, _standard, _kind, _form, _sizes, _new
+        for reference in references:
+            number = reference & 0xFFFFFFFFFFFF
+            base = (number - first) * record_size
+            sequence, links, at, flags, used, allocated, extends = header(buf, base)
+            if (
+                not flags & 1
+                or extends
+                or (reference >> 48 != sequence and reference >> 48)
+                or allocated != record_size
+                or used > allocated
+                or not 42 <= at <= used - 60
+            ):
+                special.append(number)
+                continue
+            end = base + used
+            at += base
+            kind, length, nonresident, held, value_at, created, changed, record_changed, accessed, attributes = (
+                standard(buf, at)
+            )
+            if (
+                kind != 0x10
+                or nonresident
+                or value_at != 24
+                or not 36 <= held <= length - 24
+                or at + length > end
+                or length & 7
+                or attributes & 0x404
+            ):
+                special.append(number)
+                continue
+            size = packed = 0
+            directory = flags & 2
             at += length
-        if times is None:
-            return None
-        return _new(
-            Stat,
-            (
-                number,
-                self._dir_mode if directory else 0x8000 | self._file_mode,
-                1 if directory else links,
-                self._uid,
-                self._gid,
-                0,
-                size,
-                _BLKSIZE,
-                allocated >> 9 if directory else allocated + 511 >> 9,
-                (accessed - EPOCH) * 100,
-                (changed - EPOCH) * 100,
-                (record_changed - EPOCH) * 100,
-                (times - EPOCH) * 100,
-            ),
-        )
+            while at + 24 <= end:
+                kind, length = kind_of(buf, at)
+                if length < 24 or length & 7 or at + length > end:
+                    break
+                if kind < 0x80:
+                    if kind <= 0x20:
+                        break
+                elif kind == 0x80:
+                    nonresident, named, about = form(buf, at)
+                    if not named and not directory:
+                        if nonresident:
+                            if length < 64 or about & 0x80FF:
+                                break
+                            lowest, packed, size, initialized = sizes(buf, at)
+                            if lowest or not 0 <= initialized <= size <= packed:
+                                break
+                        else:
+                            size, place = r.resident_head(buf, at + 16)
+                            if place + size > length:
+                                break
+                            packed = size + 7 & ~7
+                elif kind == 0xA0:
+                    (place,) = _name_at(buf, at)
+                    if directory and buf[at + 9] == 4 and buf[at + place : at + place + 8] == I30:
+                        if length < 64 or not buf[at + 8]:
+                            break
+                        lowest, packed, size, initialized = sizes(buf, at)
+                        if lowest or not 0 <= initialized <= size <= packed:
+                            break
+                elif 0xD0 <= kind <= 0xE0 or kind == 0xFFFFFFFF:
+                    break
+                at += length
+            else:
+                stats[reference] = new(
+                    Stat,
+                    (
+                        number,
+                        dir_mode if directory else file_mode,
+                        1 if directory else links,
+                        uid,
+                        gid,
+                        0,
+                        size,
+                        _BLKSIZE,
+                        packed >> 9 if directory else packed + 511 >> 9,
+                        (accessed - 116_444_736_000_000_000) * 100,  # EPOCH
+                        (changed - 116_444_736_000_000_000) * 100,
+                        (record_changed - 116_444_736_000_000_000) * 100,
+                        (created - 116_444_736_000_000_000) * 100,
+                    ),
+                )
+                if directory:  # it is entered next
+                    self._table.keep(number, bytes(buf[base : base + record_size]))
+                continue
+            special.append(number)
+        return special
 
     # what a file is
 
