@@ -122,7 +122,7 @@ class Superblock:
     free_blocks: int
     max_inode_percent: int
     inode_alignment: int  # blocks
-    sparse_alignment: int  # blocks
+    sparse_alignment: int  # blocks, 0 where it does not matter
     stripe_unit: int  # blocks
     stripe_width: int
     quota_flags: int
@@ -201,9 +201,10 @@ class Superblock:
         return min(self.ag_blocks, self.data_blocks - group * self.ag_blocks)
 
 
-def parse_superblock(buf: bytes) -> Superblock:
+def parse_superblock(buf: bytes, *, copy: bool = False) -> Superblock:
     """Parse and check a superblock; `buf` holds at least the sector in which it stands.
 
+    `copy`: that of a later allocation group, which may not know the root; it is 0 then.
     Raises: Corrupt (EUCLEAN) for bytes that no superblock can hold, a wrong checksum among them; Unsupported for
     versions before 4 and for a feature that is not read.
     """
@@ -234,14 +235,14 @@ def parse_superblock(buf: bytes) -> Superblock:
         raise Unsupported(f"XFS version {version}")
     else:
         raise Corrupt(where, "sb_versionnum", found=bits, expected="version 4 or 5")
-    if v["sb_inprogress"]:
+    if v["sb_inprogress"] and not copy:  # mkfs leaves it set in the copies
         raise Corrupt(where, "sb_inprogress", found=v["sb_inprogress"], expected="0: mkfs or a copy was not finished")
     _check_geometry(v)
-    if version == 5 and incompat & f.SPINODES:
-        whole, sparse = v["sb_inoalignmt"], v["sb_spino_align"]
-        if not sparse or sparse > whole or whole % sparse:
-            raise Corrupt(where, "sb_spino_align", found=sparse, expected=f"a divisor of {whole}")
-
+    root = v["sb_rootino"]
+    if not _inside(v, root):
+        if not copy:
+            raise Corrupt(where, "sb_rootino", found=root, expected="an inode inside the filesystem")
+        root = 0
     has = _flags(version, bits, features2, ro_compat, incompat)
     block_size = v["sb_blocksize"]
     meta = version == 5 and bool(incompat & f.META_UUID)
@@ -261,7 +262,7 @@ def parse_superblock(buf: bytes) -> Superblock:
         data_blocks=v["sb_dblocks"],
         dir_block_size=block_size << v["sb_dirblklog"],
         dir_block_blocks=1 << v["sb_dirblklog"],
-        root_ino=v["sb_rootino"],
+        root_ino=root,
         log_start=v["sb_logstart"],
         log_blocks=v["sb_logblocks"],
         log_version=2 if version == 5 or bits & f.LOGV2 else 1,
@@ -361,6 +362,10 @@ def _check_geometry(v: dict[str, int]) -> None:
         extent = v["sb_rextsize"]
         need(extent > 0, "sb_rextsize", "above 0")
         need(v["sb_rextents"] == v["sb_rblocks"] // max(extent, 1), "sb_rextents", "sb_rblocks / sb_rextsize")
-    root = v["sb_rootino"] >> v["sb_inopblog"]
-    group, at = root >> v["sb_agblklog"], root & ((1 << v["sb_agblklog"]) - 1)
-    need(at < size and 0 < group * size + at < blocks, "sb_rootino", "an inode inside the filesystem")
+
+
+def _inside(v: dict[str, int], ino: int) -> bool:
+    """Whether the block of an inode lies inside the filesystem."""
+    block = ino >> v["sb_inopblog"]
+    group, at = block >> v["sb_agblklog"], block & ((1 << v["sb_agblklog"]) - 1)
+    return at < v["sb_agblocks"] and 0 < group * v["sb_agblocks"] + at < v["sb_dblocks"]
