@@ -148,8 +148,9 @@ def parse_leaf(buf: bytes, crc: bool) -> list[Attribute]:
         if hashed < last:
             raise Corrupt("attribute leaf", "hashval", found=hashed, expected=f"at least {last}")
         last = hashed
-        if place < low or place + 12 > end:
-            raise Corrupt("attribute leaf", "nameidx", found=place, expected=f"{low} to {end - 12}")
+        least = 4 if flags & IN_LEAF else 12  # bytes of the shortest entry of its kind
+        if place < low or place + least > end:
+            raise Corrupt("attribute leaf", "nameidx", found=place, expected=f"{low} to {end - least}")
         if flags & IN_LEAF:
             length, name_length = _local(buf, place)
             name = place + 3
