@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from collections import Counter
 
-from guestkit.errors import Corrupt
+from guestkit.errors import Corrupt, Unsupported
 from guestkit.fs.base import Problems, State
 from guestkit.fs.xfs.log_apply import Records, Replayed
 from guestkit.fs.xfs.log_counters import current_superblock
 from guestkit.fs.xfs.log_head import Span, find_span, later_tail
 from guestkit.fs.xfs.log_items import INTENTS, VISIBLE, Changes, Gatherer, Unreplayable
+from guestkit.fs.xfs.log_owner import owner_patches
 from guestkit.fs.xfs.log_record import BLOCK, BadRecord, Ring
-from guestkit.fs.xfs.superblock import Superblock
+from guestkit.fs.xfs.superblock import MAGIC, Superblock, parse_superblock
 from guestkit.limits import Limits
 from guestkit.source import BytesSource, Overlay, Patch, Source
 
+_MOST_RECORDS = 1 << 18
 # of the superblock, only needed here
 _ALIGNMENT, _SPARSE_ALIGNMENT = slice(180, 184), slice(228, 232)
 _NOT_REPLAYED = "dirty-not-replayed"
@@ -61,11 +63,14 @@ def _recover(
     changes, records = _gather(ring, span, sup, device, limits)
     replayed = Replayed(device, records, changes, sup, limits, problems)
     patches = [Patch(begin, length, replayed, begin) for begin, length in replayed.runs()]
-    result = Overlay(device, patches)
+    result: Source = Overlay(device, patches)
+    _check_superblock(result, sup)
     head = current_superblock(result, sup, problems)
     if head is not None:
         patches = _over(patches, head)
         result = Overlay(device, patches)
+    if changes.owners and (owned := owner_patches(result, sup, changes.owners, problems)):
+        result = Overlay(result, owned)
     reason = f"{changes.transactions} transactions of the log"
     if span.torn:
         reason += f"; {span.torn}"
@@ -99,14 +104,27 @@ def _gather(ring: Ring, span: Span, sup: Superblock, device: Source, limits: Lim
                     raise Unreplayable(f"the log record at block {record.block} has no checksum")
                 if foreign := ring.foreign(record):
                     raise Unreplayable(foreign)
-                number = records.add(record)
-                gatherer.take(number, record, data)
+                gatherer.take(records.add(record), record, data)
+                if len(records.blocks) > _MOST_RECORDS:
+                    raise Unreplayable(f"the log has more than {_MOST_RECORDS} records")
             return changes, records
         except BadRecord as error:
             later = later_tail(ring, span, error.block, record_size or 32 << 10)
             if later is None or later == tail:
                 raise
             tail = later
+
+
+def _check_superblock(source: Source, sup: Superblock) -> None:
+    """Raises: Unreplayable when the log leaves no superblock; whether it is one that is read is for the reader."""
+    if source.read(0, 4) != MAGIC:  # a copy elsewhere was used
+        return
+    try:
+        parse_superblock(source.read(0, sup.sector_size))
+    except Unsupported:
+        return
+    except Corrupt as error:
+        raise Unreplayable(f"the log leaves a {error}") from None
 
 
 def _over(patches: list[Patch], head: bytes) -> list[Patch]:

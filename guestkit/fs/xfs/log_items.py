@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from guestkit.errors import Corrupt
 from guestkit.fs.xfs.log_record import COMMIT, CONTINUE, END, OPERATION, START, UNMOUNT, WAS_CONTINUED, Record
 from guestkit.fs.xfs.superblock import Superblock
 from guestkit.layout import Layout
@@ -43,6 +44,8 @@ _MOST_REGIONS = 257
 _MOST_REGION = 256 << 10  # bytes; the longest that are written hold 64 KiB
 _MOST_OPEN = 1 << 14  # transactions begun and not committed
 _MOST_ITEMS = 2 << 20
+_MOST_OPERATIONS = 16 << 20
+_MOST_CHANGES = 1 << 15  # of one buffer, without those that are repeated
 _MOST_INTENTS = 1 << 16
 _MOST_PIECES = 1 << 19
 _MOST_KEYS = 1 << 18  # buffers that change: 1 GiB of 4 KiB blocks, and about 100 MiB of memory
@@ -186,7 +189,10 @@ class Changes:
         self._last = {}
 
     def chains(self, lasts: Sequence[int]) -> Iterator[tuple[int, Change]]:
-        """Yield (index in `lasts`, change) of what is to be done, in order; `lasts`: last changes of buffers."""
+        """Yield (index in `lasts`, change) of what is to be done, in order; `lasts`: last changes of buffers.
+
+        Raises: Corrupt when there are too many.
+        """
         found: list[tuple[int, int]] = []
         for which, last in enumerate(lasts):
             at = last
@@ -195,6 +201,8 @@ class Changes:
                 at = self._before[at]
         if len(found) > _LONG_CHAIN:
             found = self._without_repeated(found)
+            if len(found) > _MOST_CHANGES:
+                raise Corrupt("log", "changes of one buffer", found=len(found), expected=f"at most {_MOST_CHANGES}")
         found.sort()
         for at, which in found:
             transaction, info = self._transaction[at], self._info[at]
@@ -259,6 +267,7 @@ class Gatherer:
         self.superblock = changes.superblock
         self._open: dict[int, _Transaction] = {}
         self._pending = 0  # items of open transactions
+        self._operations = 0
         self._sparse_alignment = sparse_alignment
         self._cluster_blocks = max(1, _cluster_size(self.superblock, alignment) >> self.superblock.block_log)
 
@@ -266,6 +275,9 @@ class Gatherer:
         """Go through the operations of record `number`, whose body is `data`. Raises: Unreplayable."""
         at, end = 0, len(data)
         unpack = OPERATION.unpack_from
+        self._operations += min(record.operations, end // 12)
+        if self._operations > _MOST_OPERATIONS:
+            raise Unreplayable(f"the log has more than {_MOST_OPERATIONS} operations")
         for _ in range(record.operations):
             if at >= end:
                 break
