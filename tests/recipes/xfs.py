@@ -40,6 +40,7 @@ class Recipe:
     megabytes: int = 16
     groups: int = 1
     oracle: str = "kernel"
+    realtime: int = 0  # MiB of the realtime device, which is not kept: a name with its content on it has an error
     error: str = ""
     detected: bool = True  # whether the type is seen; else the reader has to be told
     lookups: Mapping[str, str] = field(default_factory=dict)  # other spellings of paths that must be found
@@ -53,6 +54,11 @@ def mkfs(recipe: Recipe, image: Path) -> None:
     with image.open("wb") as file:
         file.truncate(recipe.megabytes << 20)
     words = ["-q", "-f", "-L", recipe.name[-12:], "-m", f"uuid={UUID}", "-d", f"agcount={recipe.groups}"]
+    if recipe.realtime:
+        second = realtime_device(image)
+        with second.open("wb") as file:
+            file.truncate(recipe.realtime << 20)
+        words += ["-r", f"rtdev={second},extsize=4096"]
     before = {name: os.environ.get(name) for name in _SMALL}
     os.environ.update(_SMALL)
     try:
@@ -63,6 +69,10 @@ def mkfs(recipe: Recipe, image: Path) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def realtime_device(image: Path) -> Path:
+    return image.with_name(image.name + ".rt")
 
 
 def make(recipe: Recipe, image: Path) -> None:
@@ -229,6 +239,16 @@ def folded(top: Path) -> None:
     trees.fill_directory(top / "Many", (f"Name-{n:04}".ljust(50, "X") for n in range(400)))
 
 
+def realtime(top: Path) -> None:
+    """Files on the realtime device beside others."""
+    plain(top)
+    for number, size in enumerate((0, 100, 40_000)):
+        path = trees.write(top / f"realtime-{number}", b"")
+        run("xfs_io", "-c", "chattr +r", path)
+        trees.write(path, trees.pattern(size, "rt"))
+    trees.fallocate(top / "realtime-1", 0, 1 << 20, keep_size=True)
+
+
 # editing images
 
 
@@ -261,6 +281,46 @@ def incompat(image: Path, *, set: int = 0, clear: int = 0) -> None:
     def change(data: bytearray) -> None:
         (word,) = struct.unpack_from(">I", data, _INCOMPAT)
         struct.pack_into(">I", data, _INCOMPAT, word & ~clear | set)
+
+    edit_superblocks(image, change)
+
+
+_METADIR_FLAGS = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 13
+
+
+def metadata_directory(image: Path) -> None:
+    """Make an empty directory the root of a tree of metadata, as mkfs.xfs does from 6.13 on with `-m metadir=1`."""
+    with loop_mount(image, options="rw", kind="xfs") as top:
+        (top / "m").mkdir()
+        ino = (top / "m").stat().st_ino
+        root = top.stat().st_ino
+    with image.open("r+b") as file:
+        for number, edits in (
+            # the name goes, with its link; what is left of a directory in an inode is its count and parent
+            (root, {16: struct.pack(">I", 2), 56: struct.pack(">Q", 6), 176: b"\0\0"}),
+            (
+                ino,
+                {
+                    2: struct.pack(">H", 0o040000),
+                    6: struct.pack(">H", 1),
+                    90: struct.pack(">H", _METADIR_FLAGS),
+                    120: struct.pack(">Q", 1 << 3 | 1 << 5),
+                    178: struct.pack(">I", ino),
+                },
+            ),
+        ):
+            file.seek(number * 512)  # of the first allocation group
+            data = bytearray(file.read(512))
+            for at, value in edits.items():
+                data[at : at + len(value)] = value
+            seal(data, 100)
+            file.seek(number * 512)
+            file.write(data)
+
+    def change(data: bytearray) -> None:
+        struct.pack_into(">QIIB", data, 264, ino, 0, 1 << 16, 16)  # realtime groups: none, and how large they would be
+        (word,) = struct.unpack_from(">I", data, _INCOMPAT)
+        struct.pack_into(">I", data, _INCOMPAT, word | 0x1C0)
 
     edit_superblocks(image, change)
 
@@ -301,6 +361,7 @@ def recipes() -> list[Recipe]:
         ),
         Recipe("xfs-exchange", (), plain, before=partial(incompat, set=0x40)),
         Recipe("xfs-parent", ("-l", "size=10m"), linked, megabytes=24, before=partial(incompat, set=0xC0)),
+        Recipe("xfs-metadir", ("-l", "size=10m"), plain, megabytes=24, before=metadata_directory),
         Recipe(
             *("xfs-superblock-copy", (), groups),
             megabytes=48,
@@ -313,6 +374,7 @@ def recipes() -> list[Recipe]:
         Recipe("refused-unknown", (), None, oracle="none", error="Unsupported", tamper=partial(incompat, set=1 << 30)),
         Recipe("xfs-v4", (*v4, "-n", "ftype=0"), rich, oracle="guest"),
         Recipe("xfs-v4-512", (*v4, "-b", "size=512", "-n", "ftype=1"), partial(rich, block=512), oracle="guest"),
+        Recipe("xfs-realtime", (*old, "-m", "crc=1"), realtime, oracle="guest", realtime=16),
         Recipe(
             *("xfs-v4-ci", (*v4, "-n", "version=ci"), folded),
             oracle="guest",

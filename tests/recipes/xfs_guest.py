@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,13 @@ $B sync; $B poweroff -f
 """
 
 
-def ask(names: Sequence[str], images: Path, tree: Path, work: Path) -> dict[str, dict[str, Any]]:
-    """Fill the empty filesystems `images`/NAME.img as their recipes say. Returns {name: what the guest tells of it}."""
+def ask(
+    names: Sequence[str], images: Path, tree: Path, work: Path, program: Path = Path(__file__)
+) -> dict[str, dict[str, Any]]:
+    """Fill the empty filesystems `images`/NAME.img as their recipes say. Returns {name: what the guest tells of it}.
+
+    `program`: what does that in the guest.
+    """
     top, job = work / "init", work / "job"
     for name in ("bin", "proc", "sys", "dev", "m", "mod", "low", "up"):
         (top / name).mkdir(parents=True)
@@ -57,12 +63,12 @@ def ask(names: Sequence[str], images: Path, tree: Path, work: Path) -> dict[str,
     (modules,) = (tree / "lib" / "modules").glob("*/kernel")
     for name in MODULES:
         shutil.copy(modules / f"{name}.ko", top / "mod")
-    for name in names:
-        shutil.copy(images / f"{name}.img", job)
+    for path in images.iterdir():
+        shutil.copy(path, job)
     (job / "list.json").write_text(json.dumps(list(names)))
     python = os.path.realpath(sys.executable)
     order = " ".join(name.rpartition("/")[2] for name in MODULES)
-    (top / "init").write_text(_INIT % (order, int(time.time()), python, Path(__file__).resolve()))
+    (top / "init").write_text(_INIT % (order, int(time.time()), python, program.resolve()))
     (top / "init").chmod(0o755)
     archive = work / "initrd.gz"
     subprocess.run(f"find . | cpio -o -H newc 2>/dev/null | gzip -1 > '{archive}'", shell=True, cwd=top, check=True)
@@ -102,14 +108,25 @@ def inside(job: Path) -> None:
     for name in json.loads((job / "list.json").read_text()):
         recipe = recipes[name]
         image = Path("/tmp") / f"{name}.img"
-        shutil.copy(job / f"{name}.img", image)
-        with loop_device(image, writable=True) as device, mounted(device, kind="xfs") as top:
-            assert recipe.fill is not None
-            recipe.fill(top)
-            trees.settle(top)
-        with loop_device(image) as device, mounted(device, options="ro,norecovery", kind="xfs") as top:
-            told = {"kernel": os.uname().release, "statvfs": manifest.host_statvfs(top)}
-            told["tree"] = manifest.from_directory(top)
+        with ExitStack() as stack:
+            shutil.copy(job / image.name, image)
+            device = stack.enter_context(loop_device(image, writable=True))
+            more = ""
+            if recipe.realtime:
+                second = xfs.realtime_device(image)
+                shutil.copy(job / second.name, second)
+                more = f",rtdev={stack.enter_context(loop_device(second, writable=True))}"
+            with mounted(device, options="rw" + more, kind="xfs") as top:
+                assert recipe.fill is not None
+                recipe.fill(top)
+                trees.settle(top)
+            with mounted(device, options="ro,norecovery" + more, kind="xfs") as top:
+                told = {"kernel": os.uname().release, "statvfs": manifest.host_statvfs(top)}
+                told["tree"] = manifest.from_directory(top)
+        for path, entry in told["tree"].items():
+            if path.startswith("realtime-"):
+                del entry["sha256"]
+                entry["error"] = "ENOTSUP"
         shutil.copy(image, job / f"{name}.img")
         (job / f"{name}.json").write_text(json.dumps(told))
         image.unlink()
