@@ -20,7 +20,7 @@ from guestkit.errors import (
     SourceError,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_UNKNOWN, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
 from guestkit.fs.xfs import features as f
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.content import file_source, link_target
@@ -35,7 +35,6 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
-_MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
 _BATCH = 16384  # entries whose inodes are read together: in a huge directory they lie anywhere in the groups
 _SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 
@@ -97,22 +96,25 @@ class Xfs(FileSystem):
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = self.root if directory is None else directory
         pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        entered = {start}  # a directory has one name: with more, a few of them make a tree without end
         while pending:
             prefix, current, above = pending.pop()
             above = (*above, current)
             try:
                 for batch in _gathered(self._directories.batches(self._directories.open(current))):
                     stats = self._stats(batch)
-                    for name, ino, kind, _ in batch:
+                    for name, ino, _, _ in batch:
                         path = prefix + name
                         status = stats[ino]
                         yield path, ino, status
-                        # an entry may lie about its type; only one that says "directory" or nothing is looked at
-                        if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
-                            if ino in above:
+                        if status is not None and status[1] & 0xF000 == 0x4000:  # whatever the entry says of its type
+                            if ino not in entered:
+                                entered.add(ino)
+                                pending.append((path + b"/", ino, above))
+                            elif ino in above:
                                 self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
                             else:
-                                pending.append((path + b"/", ino, above))
+                                self.passed_over(ino, path, Corrupt("directory has a second name"), failed)
             except _SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 

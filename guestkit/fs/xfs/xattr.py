@@ -23,7 +23,8 @@ IN_LEAF, ROOT, SECURE, PARENT, INCOMPLETE = 0x1, 0x2, 0x4, 0x8, 0x80
 _SPACES = {0: b"user.", ROOT: b"trusted.", SECURE: b"security."}
 _ACLS = {b"SGI_ACL_FILE": b"system.posix_acl_access", b"SGI_ACL_DEFAULT": b"system.posix_acl_default"}
 _MOST_BLOCKS = 1 << 14  # leaves of one inode
-_MOST_BYTES = 64 << 20  # of names and values that one inode may have in leaves
+_MOST_BYTES = 64 << 20  # in leaves of one inode, parent pointers among them
+_MOST = 1 << 17  # attributes of one inode that are shown
 
 _entries = struct.Struct(">IHBx").iter_unpack
 _remote = struct.Struct(">IIB").unpack_from
@@ -59,12 +60,12 @@ class Attribute(NamedTuple):
 
 
 def attributes(blocks: Blocks, inode: Inode) -> list[Attribute]:
-    """All attributes of an inode in the order of storage. Raises: Corrupt (EUCLEAN)."""
+    """The attributes of an inode that are shown, in the order of storage. Raises: Corrupt (EUCLEAN)."""
     fork = inode.attr_fork
     if not fork:
         return []
     if inode.attr_format == LOCAL:
-        return parse_short(fork)
+        return [attribute for attribute in parse_short(fork) if attribute.full_name]
     map = attr_map(blocks, inode)
     if not inode.attr_count:
         return []
@@ -76,10 +77,10 @@ def attributes(blocks: Blocks, inode: Inode) -> list[Attribute]:
         except Corrupt as error:
             error.within(f"attribute block {number}")
             raise
-        found += part
+        found += [attribute for attribute in part if attribute.full_name]
         room -= len(buf)
-        if room < 0:
-            raise Corrupt("attribute leaves", "bytes", found=_MOST_BYTES - room, expected=f"at most {_MOST_BYTES}")
+        if room < 0 or len(found) > _MOST:
+            raise Corrupt("attribute leaves", "attributes", found=len(found), expected=f"at most {_MOST}")
     return found
 
 
