@@ -141,7 +141,7 @@ def test_realtime_file_is_refused_by_name_and_has_a_stat() -> None:
 def test_extents_that_cannot_be_are_an_error_of_that_file(rows: list[bytes]) -> None:
     image = Image()
     image.inode("blocks", (image.fork("blocks"), b"".join(rows)), (76, u32(len(rows))), (64, u64(1000)))
-    with pytest.raises(Corrupt, match="extent"):
+    with pytest.raises(Corrupt, match=r"extent|fsblock"):
         image.open().open(image.ino("blocks"))
     assert changed(image) == {b"blocks"}
 
@@ -333,6 +333,27 @@ def test_directory_that_is_its_own_ancestor_is_not_entered() -> None:
     assert len(paths) < 5000
     assert told == [b"dir/deeper/deepest"]
     assert "its own ancestor" in fs.problems()[1][0].message
+
+
+def test_directory_with_a_second_name_is_entered_once_and_told() -> None:
+    """A few levels of directories that each name the next a hundred times would make a tree without end."""
+    image = Image()
+    fork = image.fork("dir/deeper")
+    image.inode("dir/deeper", (fork + 6 + 3 + len(b"deepest") + 1, u32(image.ino("many"))))
+    fs = image.open()
+    told: list[bytes] = []
+    paths = [path for path, _, _ in fs.walk(None, lambda path, _: told.append(path))]
+    assert len(told) == 1
+    assert told[0] in (b"many", b"dir/deeper/deepest")
+    assert len(paths) == len(list(image.fs.walk())) - 1
+    assert "a second name" in fs.problems()[1][0].message
+
+
+def test_directory_is_entered_whatever_type_its_name_claims() -> None:
+    image = Image()
+    block, at = _entry(image, "", b"many")
+    image.block(block, DIRECTORY, (at + 9 + 4, b"\1"))
+    assert {path for path, _, _ in image.open().walk()} == {path for path, _, _ in image.fs.walk()}
 
 
 def test_directory_that_names_one_block_without_end_is_left_soon() -> None:

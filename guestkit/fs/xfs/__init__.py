@@ -1,7 +1,7 @@
 """The XFS reader. `open` finds a good superblock, has the log replayed, and gives the FileSystem.
 
 Spec: XFS Algorithms & Data Structures. Options: "norecovery" leaves the log alone; "needsrepair" reads a filesystem
-that its last repair left unfinished.
+that its last repair left unfinished. An external log is the second source.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from guestkit.errors import Corrupt, SourceError, Unsupported
 from guestkit.fs.base import Problems, State
 from guestkit.fs.xfs import features as f
-from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.filesystem import Xfs
-from guestkit.fs.xfs.groups import MOST_SUMMED, sums
 from guestkit.fs.xfs.superblock import MAX_SECTOR, Superblock, parse_superblock
 from guestkit.limits import Limits
 from guestkit.resolve import resolve
@@ -27,7 +25,7 @@ def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) 
     """Open the filesystem on `sources[0]`.
 
     Raises: Corrupt when no copy of the superblock is good; Unsupported for a feature that is not read, with its name
-    and bit, for a filesystem that needs to be repaired, and for a log on another device that has to be replayed.
+    and bit, for a filesystem that needs to be repaired, and for a log on another device that is not given.
     """
     device = resolve(sources[0])
     damage = Problems()
@@ -102,25 +100,14 @@ def _likely(device: Source) -> Iterator[int]:
 def _recover(
     device: Source, log: Source | None, superblock: Superblock, limits: Limits, damage: Problems, skip: bool
 ) -> tuple[Source, State]:
-    """(the device as its log makes it, the state). Raises: Unsupported for a log that is needed and not there."""
+    """(the device as its log makes it, the state). Raises: Unsupported for a log that is not there."""
     from guestkit.fs.xfs.log import recover
 
     if superblock.external_log and log is None:
-        if not skip and _counters_differ(device, superblock, limits):
-            raise Unsupported("XFS log on another device (external log) that has to be replayed")
+        if not skip:  # only the log itself tells whether there is something to replay
+            raise Unsupported("XFS log on another device, external log (option norecovery reads without it)")
         return device, State("dirty-not-replayed", "the log is on another device and was not looked at")
     if not skip:
         return recover(device, superblock, limits, damage, log)
     _, state = recover(device, superblock, limits, Problems(), log)
     return device, state if state.kind == "clean" else State("dirty-not-replayed", "recovery was switched off")
-
-
-def _counters_differ(device: Source, superblock: Superblock, limits: Limits) -> bool:
-    """Whether the superblock's counters, which are written at unmounting, differ from those of the groups."""
-    if not superblock.lazy_count or superblock.ag_count > MOST_SUMMED:
-        return False
-    try:
-        found = sums(Blocks(device, superblock, limits))
-    except Corrupt:
-        return True
-    return found != (superblock.free_blocks, superblock.inode_count, superblock.free_inodes)

@@ -5,17 +5,19 @@ Spec: XFS Algorithms & Data Structures, "Data Extents" and "Symbolic Links".
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from guestkit.errors import Corrupt
 from guestkit.fs.xfs.blocks import REMOTE, Blocks
-from guestkit.fs.xfs.extents import ExtentList, Map, data_map
-from guestkit.fs.xfs.inode import LOCAL, Inode
+from guestkit.fs.xfs.extents import Map, data_map
+from guestkit.fs.xfs.inode import EXTENTS, LOCAL, Inode
 from guestkit.layout import Layout
 from guestkit.mapped import Contiguous, mapped
 from guestkit.source import Extent, Source, ZeroSource
 
 MAX_LINK = 1024  # bytes of a target
+_extent = struct.Struct(">QQ").unpack_from
 _LINK_MAPS = 3  # extents that a target may be in
 REMOTE_HEADER = Layout("xfs_dsymlink_hdr", 56, ">", magic=(0, "4s"), offset=(4, "I"), bytes=(8, "I"))
 
@@ -48,15 +50,20 @@ class MappedFile(Source):
 
 def file_source(blocks: Blocks, inode: Inode) -> Source:
     """Return the bytes of a regular file. Raises: Corrupt (EUCLEAN) when its map's root is damaged."""
-    map = data_map(blocks, inode)
-    if isinstance(map, ExtentList):
-        rows = map.rows
-        if not rows:
-            return ZeroSource(inode.size)
-        logical, physical, count = rows[0]
-        if physical and not logical and count << blocks.superblock.block_log >= inode.size:
-            return Contiguous(blocks.device, physical << blocks.superblock.block_log, inode.size)
-    return MappedFile(blocks, map, inode.ino, inode.size)
+    size = inode.size
+    if inode.format == EXTENTS:
+        if not inode.data_count:
+            return ZeroSource(size)
+        core = inode.core
+        if inode.data_count == 1 and core + 16 <= (inode.attr_start or core + 16) <= len(inode.raw):
+            high, low = _extent(inode.raw, core)
+            count = low & 0x1FFFFF
+            if (
+                not high >> 9 and count and count << blocks.superblock.block_log >= size
+            ):  # it is written, and begins the file
+                physical = blocks.number(high << 43 | low >> 21, count)
+                return Contiguous(blocks.device, physical << blocks.superblock.block_log, size)
+    return MappedFile(blocks, data_map(blocks, inode), inode.ino, size)
 
 
 def link_target(blocks: Blocks, inode: Inode) -> bytes:
