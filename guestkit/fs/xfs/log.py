@@ -15,9 +15,11 @@ from collections import Counter
 from guestkit.errors import Corrupt, Unsupported
 from guestkit.fs.base import Problems, State
 from guestkit.fs.xfs.log_apply import Records, Replayed
+from guestkit.fs.xfs.log_changes import Changes, Unreplayable
 from guestkit.fs.xfs.log_counters import current_superblock
+from guestkit.fs.xfs.log_format import INTENTS, VISIBLE
 from guestkit.fs.xfs.log_head import Span, find_span, later_tail
-from guestkit.fs.xfs.log_items import INTENTS, VISIBLE, Changes, Gatherer, Unreplayable
+from guestkit.fs.xfs.log_items import Gatherer
 from guestkit.fs.xfs.log_owner import owner_patches
 from guestkit.fs.xfs.log_record import BLOCK, BadRecord, Ring
 from guestkit.fs.xfs.superblock import MAGIC, Superblock, parse_superblock

@@ -17,18 +17,17 @@ from collections.abc import Iterator, Sequence
 from guestkit.checksum import crc32c
 from guestkit.errors import Corrupt, WouldBlock
 from guestkit.fs.base import Problems
-from guestkit.fs.xfs.log_inode import DINODE, apply_inode, logged_fault, new_inode, seal_inode
-from guestkit.fs.xfs.log_items import (
+from guestkit.fs.xfs.log_changes import Change, Changes, Unreplayable
+from guestkit.fs.xfs.log_format import (
     BUFFER,
     BUFFER_FORMAT,
     CHUNK,
     ICREATE,
     ICREATE_FORMAT,
     INODE_BUFFER,
-    Change,
-    Changes,
-    Unreplayable,
+    buffer_writes,
 )
+from guestkit.fs.xfs.log_inode import DINODE, apply_inode, logged_fault, new_inode, seal_inode
 from guestkit.fs.xfs.log_record import OPERATION, BadRecord, Record, Ring
 from guestkit.fs.xfs.superblock import Superblock
 from guestkit.limits import Limits
@@ -250,12 +249,11 @@ class _Buffer:
         if kind == ICREATE:
             self._create(regions[0])
             return ""
-        if len(regions) < 2:
-            return "a logged inode has no core"
-        fault = logged_fault(regions[1], self.sup)
-        if not fault:
-            place = self.data[change.boffset : change.boffset + self.sup.inode_size]
-            fault = apply_inode(place, regions, change.lsn, self.sup)
+        place = self.data[change.boffset : change.boffset + self.sup.inode_size]
+        fault = logged_fault(regions[1], self.sup) if len(regions) > 1 else "a logged inode has no core"
+        fault = fault or apply_inode(place, regions, change.lsn, self.sup)
+        if fault:  # neither what it was nor what it should be: whoever reads it is to be told
+            place[:2] = bytes(2)
         return fault
 
     def _create(self, first: bytes) -> None:
@@ -274,31 +272,22 @@ class _Buffer:
         found = _lsn_of(self.data, self.sup, kind)
         if found and found != _NONE and found >= change.lsn:
             return ""
-        runs = list(_chunk_runs(regions[0]))
+        writes = list(buffer_writes(regions[0], [len(region) for region in regions[1:]]))
         if flags & INODE_BUFFER:
-            return self._unlink(regions, runs)
-        index = 1
-        for begin, count in runs:
-            while count > 0 and index < len(regions):
-                take = min(len(regions[index]) // CHUNK, count)
-                if not take:
-                    return "a logged region of a buffer is shorter than it says"
-                self.data[begin * CHUNK : (begin + take) * CHUNK] = regions[index][: take * CHUNK]
-                begin, count, index = begin + take, count - take, index + 1
-            if count:
-                return "a logged buffer has fewer regions than it says"
+            return self._unlink(regions, writes)
+        for begin, count, index in writes:
+            self.data[begin * CHUNK : (begin + count) * CHUNK] = regions[1 + index][: count * CHUNK]
         self._written = (kind, change.lsn)
         return ""
 
-    def _unlink(self, regions: Sequence[bytes], runs: list[tuple[int, int]]) -> str:
+    def _unlink(self, regions: Sequence[bytes], writes: list[tuple[int, int, int]]) -> str:
         """Take from a logged buffer of inodes what alone is logged that way: the list of those unlinked."""
         size = self.sup.inode_size
-        for (begin, count), region in zip(runs, regions[1:], strict=False):
-            start = begin * CHUNK
-            end = start + min(count * CHUNK, len(region))
+        for begin, count, index in writes:
+            start, end = begin * CHUNK, (begin + count) * CHUNK
             first = max(0, -(-(start - _NEXT_UNLINKED) // size))
-            for at in range(first * size + _NEXT_UNLINKED, min(end - 3, len(self.data)), size):
-                value = region[at - start : at - start + 4]
+            for at in range(first * size + _NEXT_UNLINKED, end, size):
+                value = regions[1 + index][at - start : at - start + 4]
                 if value == bytes(4):
                     return "a logged list of unlinked inodes holds inode 0"
                 self.data[at : at + 4] = value
@@ -353,17 +342,3 @@ def _lsn_of(data: memoryview, sup: Superblock, kind: int) -> int:
     if bytes(data[uuid : uuid + 16]) != sup.meta_uuid:
         return _NONE
     return int.from_bytes(data[lsn : lsn + 8], "big")
-
-
-def _chunk_runs(first: bytes) -> Iterator[tuple[int, int]]:
-    """Yield (first chunk, count) of each run of ones in the map of a buffer item."""
-    words = int.from_bytes(first[16:20], "little")
-    left = int.from_bytes(first[20 : 20 + 4 * words], "little")
-    at = 0
-    while left:
-        zeros = (left & -left).bit_length() - 1
-        left >>= zeros
-        ones = (~left & (left + 1)).bit_length() - 1
-        yield at + zeros, ones
-        left >>= ones
-        at += zeros + ones

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 
 from guestkit.checksum import crc32c
-from guestkit.fs.xfs.log_items import INODE_FORMAT, INODE_FORMAT_32
+from guestkit.fs.xfs.log_format import INODE_FORMAT, INODE_FORMAT_32
 from guestkit.fs.xfs.superblock import Superblock
 
 DINODE = b"IN"
@@ -81,7 +81,10 @@ def _flags2(core: bytes) -> int:
 
 
 def apply_inode(inode: memoryview, regions: Sequence[bytes], lsn: int, sup: Superblock) -> str:
-    """Write a logged inode over `inode`, unless that is newer; return what cannot be written, "" for nothing."""
+    """Write a logged inode over `inode`, unless that is newer; return what cannot be written, "" for nothing.
+
+    What cannot be written in full leaves a mixture behind.
+    """
     first, core = regions[0], regions[1]
     layout = INODE_FORMAT if len(first) == 56 else INODE_FORMAT_32
     _, size, fields, _, _, _, device, *_ = layout.unpack_from(first)

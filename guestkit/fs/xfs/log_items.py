@@ -10,32 +10,29 @@ items count, and which are cancelled, is what the kernel's recovery does.
 
 from __future__ import annotations
 
-import struct
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-from guestkit.errors import Corrupt
+from guestkit.fs.xfs.log_changes import MOST_ITEMS, Changes, Unreplayable
+from guestkit.fs.xfs.log_format import (
+    BUFFER,
+    BUFFER_FORMAT,
+    CANCEL,
+    CHUNK,
+    DQUOT,
+    DQUOT_BUFFER,
+    ENDS,
+    ICREATE,
+    ICREATE_FORMAT,
+    INODE,
+    INODE_BUFFER,
+    INODE_FORMAT,
+    INODE_FORMAT_32,
+    INTENTS,
+    QUOTAOFF,
+    buffer_writes,
+)
 from guestkit.fs.xfs.log_record import COMMIT, CONTINUE, END, OPERATION, START, UNMOUNT, WAS_CONTINUED, Record
 from guestkit.fs.xfs.superblock import Superblock
-from guestkit.layout import Layout
-
-EFI, EFD, INODE, BUFFER, DQUOT, QUOTAOFF, ICREATE = 0x1236, 0x1237, 0x123B, 0x123C, 0x123D, 0x123E, 0x123F
-# intents: kind -> (kind of what ends it, what was to be done)
-INTENTS = {
-    EFI: (EFD, "free of an extent"),
-    0x1240: (0x1241, "reverse mapping"),
-    0x1242: (0x1243, "reference count"),
-    0x1244: (0x1245, "extent map"),
-    0x1246: (0x1247, "extended attribute"),
-    0x1248: (0x1249, "exchange of extents"),
-    0x124A: (0x124B, "free of a realtime extent"),
-    0x124C: (0x124D, "realtime reverse mapping"),
-    0x124E: (0x124F, "realtime reference count"),
-}
-_ENDS = {done: kind for kind, (done, _) in INTENTS.items()}
-# those whose effect is seen in files; the others keep account of free space
-VISIBLE = frozenset((0x1244, 0x1246, 0x1248))
 
 _CLIENTS = (0x69, 0xAA)
 _TRAN = 0x5452414E
@@ -43,193 +40,12 @@ _HEADER_SIZE = 16
 _MOST_REGIONS = 257
 _MOST_REGION = 256 << 10  # bytes; the longest that are written hold 64 KiB
 _MOST_OPEN = 1 << 14  # transactions begun and not committed
-_MOST_ITEMS = 2 << 20
 _MOST_OPERATIONS = 16 << 20
-_MOST_CHANGES = 1 << 15  # of one buffer, without those that are repeated
 _MOST_INTENTS = 1 << 16
-_MOST_PIECES = 1 << 19
-_MOST_KEYS = 1 << 18  # buffers that change: 1 GiB of 4 KiB blocks, and about 100 MiB of memory
-_LONG_CHAIN = 256  # changes of one buffer, above which it pays to look for those that are repeated
-MOST_BUFFER = 128  # blocks of 512 bytes, the largest buffer of metadata
-
-BUFFER_FORMAT = Layout(
-    "xfs_buf_log_format",
-    20,
-    "<",
-    blf_type=(0, "H"),
-    blf_size=(2, "H"),
-    blf_flags=(4, "H"),
-    blf_len=(6, "H"),
-    blf_blkno=(8, "q"),
-    blf_map_size=(16, "I"),
-)
-CHUNK = 128  # bytes that a bit of the map stands for
-INODE_BUFFER, CANCEL = 1, 2
-DQUOT_BUFFER = 4 | 8 | 16
-INODE_FORMAT = Layout(
-    "xfs_inode_log_format",
-    56,
-    "<",
-    ilf_type=(0, "H"),
-    ilf_size=(2, "H"),
-    ilf_fields=(4, "I"),
-    ilf_asize=(8, "H"),
-    ilf_dsize=(10, "H"),
-    ilf_ino=(16, "Q"),
-    ilfu_rdev=(24, "I"),
-    ilf_blkno=(40, "q"),
-    ilf_len=(48, "i"),
-    ilf_boffset=(52, "i"),
-)
-INODE_FORMAT_32 = Layout(  # of 32-bit computers, without padding
-    "xfs_inode_log_format_32",
-    52,
-    "<",
-    ilf_type=(0, "H"),
-    ilf_size=(2, "H"),
-    ilf_fields=(4, "I"),
-    ilf_asize=(8, "H"),
-    ilf_dsize=(10, "H"),
-    ilf_ino=(12, "Q"),
-    ilfu_rdev=(20, "I"),
-    ilf_blkno=(36, "q"),
-    ilf_len=(44, "i"),
-    ilf_boffset=(48, "i"),
-)
-ICREATE_FORMAT = struct.Struct(">4xIIIIII")  # icl_ag, icl_agbno, icl_count, icl_isize, icl_length, icl_gen
+_MOST_BUFFER = 128  # blocks of 512 bytes, the largest buffer of metadata
 
 # what a change is; in this order they count within a transaction
-_CHANGES = WRITE, OTHER, UNLINK, CANCELLED = range(4)
-
-
-class Unreplayable(Exception):
-    """The log cannot be replayed; the text says why."""
-
-
-class Change(NamedTuple):
-    """A change of one buffer: the item that describes it, the transaction's LSN, and when it was written back."""
-
-    position: int
-    lsn: int
-    epoch: int  # buffers are written back, and get their LSN, when it grows
-    boffset: int  # of an inode item: its place in the buffer
-    fields: int  # of an inode item: what was logged; else 0
-
-
-class Changes:
-    """The changes of all committed transactions, by buffer, without those that are cancelled. Places, not bytes."""
-
-    def __init__(self, superblock: Superblock, device_size: int) -> None:
-        self.superblock = superblock
-        self.device_blocks = device_size // 512
-        self.transactions = 0
-        self.inodes = self.buffers = self.creations = self.quota = 0  # items met
-        self.intents: dict[int, int] = {}  # unfinished: id -> kind
-        self.scattered: dict[int, tuple[tuple[tuple[int, int, int], ...], ...]] = {}
-        self._pieces = 0
-        self.cancelled = 0
-        # one entry for each change, the first of each unused: where its item stands, ...
-        self._positions = array("Q", [0])
-        self._transaction = array("I", [0])
-        self._before = array("I", [0])  # the change of the same buffer before it, 0 for none
-        self._info = array("I", [0])
-        self._lsns = array("Q")  # of transactions that change something
-        self._epochs = array("I")
-        self._epoch = 0
-        self._last_lsn = -1
-        self._last: dict[int, int] = {}  # buffer -> its last change
-        self._cover: dict[int, int] = {}  # buffer -> the chunks that this change writes
-        self.owners: dict[int, int] = {}  # inode -> forks whose blocks must name it as their owner
-
-    def add(self, blkno: int, length: int, transaction: int, position: int, info: int, cover: int) -> None:
-        key = blkno << 16 | length
-        before = self._last.get(key, 0)
-        old = self._cover.get(key, 0) if cover else 0
-        if old and not old & ~cover and self._lsns[self._transaction[before]] <= self._lsns[transaction]:
-            # all that the earlier change wrote is written again, unless the block is newer than both
-            before = self._before[before]
-        if cover:
-            self._cover[key] = cover
-        else:
-            self._cover.pop(key, None)
-        self._positions.append(position)
-        self._transaction.append(transaction)
-        self._before.append(before)
-        self._info.append(info)
-        self._last[key] = len(self._positions) - 1
-        if len(self._positions) > _MOST_ITEMS:
-            raise Unreplayable(f"the log makes more than {_MOST_ITEMS} changes")
-        if len(self._last) > _MOST_KEYS:
-            raise Unreplayable(f"the log changes more than {_MOST_KEYS} blocks")
-
-    def drop(self, blkno: int, length: int) -> None:
-        """Forget all changes so far of the buffer: it was freed."""
-        key = blkno << 16 | length
-        if self._last.pop(key, None) is not None:
-            self.cancelled += 1
-        self._cover.pop(key, None)
-
-    def new_transaction(self, lsn: int) -> int:
-        """Begin to commit; return the transaction's number."""
-        if lsn != self._last_lsn:
-            self._epoch += 1
-            self._last_lsn = lsn
-        if self._lsns and self._lsns[-1] == lsn and self._epochs[-1] == self._epoch:
-            return len(self._lsns) - 1
-        self._lsns.append(lsn)
-        self._epochs.append(self._epoch)
-        return len(self._lsns) - 1
-
-    def buffers_changed(self) -> list[tuple[int, int, int]]:
-        """(first block, blocks, last change) of every buffer that changes, ascending."""
-        self._cover = {}
-        return sorted((key >> 16, key & 0xFFFF, last) for key, last in self._last.items())
-
-    def forget_keys(self) -> None:
-        self._last = {}
-
-    def chains(self, lasts: Sequence[int]) -> Iterator[tuple[int, Change]]:
-        """Yield (index in `lasts`, change) of what is to be done, in order; `lasts`: last changes of buffers.
-
-        Raises: Corrupt when there are too many.
-        """
-        found: list[tuple[int, int]] = []
-        for which, last in enumerate(lasts):
-            at = last
-            while at:
-                found.append((at, which))
-                at = self._before[at]
-        if len(found) > _LONG_CHAIN:
-            found = self._without_repeated(found)
-            if len(found) > _MOST_CHANGES:
-                raise Corrupt("log", "changes of one buffer", found=len(found), expected=f"at most {_MOST_CHANGES}")
-        found.sort()
-        for at, which in found:
-            transaction, info = self._transaction[at], self._info[at]
-            boffset = (info >> 16) << self.superblock.inode_log
-            lsn, epoch = self._lsns[transaction], self._epochs[transaction]
-            yield which, Change(self._positions[at], lsn, epoch, boffset, info & 0xFFFF)
-
-    def _without_repeated(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Leave out the inode items whose every part a later one brings too."""
-        kept = []
-        covered: dict[tuple[int, int], tuple[int, int]] = {}  # inode -> LSN and fields of a later item
-        for at, which in sorted(found, reverse=True):
-            info = self._info[at]
-            if info:
-                lsn, inode = self._lsns[self._transaction[at]], (which, info >> 16)
-                later = covered.get(inode)
-                if later is not None and later[0] >= lsn and not info & 0xFFFF & ~later[1]:
-                    continue
-                covered[inode] = (lsn, info & 0xFFFF)
-            kept.append((at, which))
-        return kept
-
-    def remember_pieces(self, position: int, regions: list[list[tuple[int, int, int]]]) -> None:
-        self._pieces += sum(map(len, regions))
-        if self._pieces > _MOST_PIECES:
-            raise Unreplayable("the log's items are torn into too many pieces")
-        self.scattered[position] = tuple(tuple(pieces) for pieces in regions)
+_CHANGES = _WRITE, _OTHER, _UNLINK, _CANCELLED = range(4)
 
 
 class _Transaction:
@@ -247,7 +63,7 @@ class _Transaction:
         self.positions = array("Q")
         self.blocks = array("Q")
         self.infos = array("Q")  # length << 48 | what << 32 | info
-        self.covers: list[int] = []  # of the buffers among them
+        self.covers = array("Q")  # chunks that a change writes, 0 where there are more than 64
         self.intents: list[tuple[int, int]] = []  # (kind, id)
         self.owners: dict[int, int] = {}
         # the item that is being gathered
@@ -373,7 +189,7 @@ class Gatherer:
             self._inode(transaction, first)
         elif kind == ICREATE:
             self._icreate(transaction, first)
-        elif kind in INTENTS or kind in _ENDS:
+        elif kind in INTENTS or kind in ENDS:
             if len(first) < 16:
                 transaction.bad = transaction.bad or f"an intent of the log has {len(first)} bytes"
             else:
@@ -386,8 +202,8 @@ class Gatherer:
             transaction.bad = transaction.bad or f"the log holds an item of an unknown kind, 0x{kind:x}"
         if len(transaction.positions) > before:
             self._pending += len(transaction.positions) - before
-            if self._pending > _MOST_ITEMS:
-                raise Unreplayable(f"the log makes more than {_MOST_ITEMS} changes")
+            if self._pending > MOST_ITEMS:
+                raise Unreplayable(f"the log makes more than {MOST_ITEMS} changes")
             if transaction.scattered:
                 changes.remember_pieces(transaction.where, transaction.regions)
         transaction.total, transaction.regions = 0, []
@@ -400,28 +216,32 @@ class Gatherer:
             return
         _, _, flags, length, blkno, _ = BUFFER_FORMAT.unpack_from(first)
         if flags & CANCEL:
-            what, cover = CANCELLED, 0
+            what, cover = _CANCELLED, 0
         else:
             cover = int.from_bytes(first[20 : 20 + 4 * words], "little")
-            what = UNLINK if flags & INODE_BUFFER else WRITE
+            what = _UNLINK if flags & INODE_BUFFER else _WRITE
             if not self._inside(transaction, blkno, length):
                 return
             if cover >> length * 512 // CHUNK:
                 transaction.bad = transaction.bad or f"the log writes beyond the end of the buffer at {blkno}"
                 return
+            sizes = [sum(piece[2] for piece in pieces) for pieces in transaction.regions[1:]]
+            if sum(count for _, count, _ in buffer_writes(first, sizes)) != cover.bit_count():
+                transaction.bad = transaction.bad or f"the log has less of the buffer at {blkno} than it says"
+                return
             if flags & DQUOT_BUFFER:  # nothing that a reader sees; the kernel wants quota to be on for them
                 self.changes.quota += 1
                 return
-        if what == UNLINK:  # writes but a word in each inode
+        if what == _UNLINK:  # writes but a word in each inode
             cover = 0
         self.changes.buffers += 1
         transaction.positions.append(transaction.where)
         transaction.blocks.append(blkno & 0xFFFFFFFFFFFFFFFF)
         transaction.infos.append(length << 48 | what << 32)
-        transaction.covers.append(cover)
+        transaction.covers.append(cover if cover < 1 << 64 else 0)
 
     def _inside(self, transaction: _Transaction, blkno: int, length: int) -> bool:
-        if blkno >= 0 and 0 < length <= MOST_BUFFER and blkno + length <= self.changes.device_blocks:
+        if blkno >= 0 and 0 < length <= _MOST_BUFFER and blkno + length <= self.changes.device_blocks:
             return True
         transaction.bad = transaction.bad or f"the log changes {length} blocks at {blkno}, which are not there"
         return False
@@ -443,7 +263,7 @@ class Gatherer:
         transaction.blocks.append(blkno)
         # CORE is always there; without it the info of an inode at 0 could be that of a buffer
         info = boffset // inode_size << 16 | fields & 0x7FF | 1
-        transaction.infos.append(length << 48 | OTHER << 32 | info)
+        transaction.infos.append(length << 48 | _OTHER << 32 | info)
         transaction.covers.append(0)
         if fields & 0x600:
             transaction.owners[ino] = fields & 0x600
@@ -462,14 +282,14 @@ class Gatherer:
         per = self._cluster_blocks
         ratio = sup.block_size // 512
         blkno = (group * sup.ag_blocks + block) * ratio
-        if (per * ratio) > MOST_BUFFER or blkno + length * ratio > self.changes.device_blocks:
+        if (per * ratio) > _MOST_BUFFER or blkno + length * ratio > self.changes.device_blocks:
             transaction.bad = transaction.bad or f"the log creates inodes at {blkno}, which is not there"
             return
         self.changes.creations += 1
         for index in range(length // per):
             transaction.positions.append(transaction.where)
             transaction.blocks.append(blkno + index * per * ratio)
-            transaction.infos.append(per * ratio << 48 | OTHER << 32)
+            transaction.infos.append(per * ratio << 48 | _OTHER << 32)
             transaction.covers.append(0)
 
     def _commit(self, transaction: _Transaction) -> None:
@@ -490,7 +310,7 @@ class Gatherer:
         for what in _CHANGES:
             for index in by_order[what]:
                 length = infos[index] >> 48
-                if what == CANCELLED:
+                if what == _CANCELLED:
                     changes.drop(blocks[index], length)
                 else:
                     info = infos[index] & 0xFFFFFFFF
@@ -500,7 +320,7 @@ class Gatherer:
                 changes.intents[name] = kind
                 if len(changes.intents) > _MOST_INTENTS:
                     raise Unreplayable(f"the log leaves more than {_MOST_INTENTS} intents unfinished")
-            elif changes.intents.get(name) == _ENDS[kind]:
+            elif changes.intents.get(name) == ENDS[kind]:
                 del changes.intents[name]
         changes.owners.update(transaction.owners)
 
