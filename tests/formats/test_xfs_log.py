@@ -11,15 +11,17 @@ from pathlib import Path
 import manifest
 import pytest
 import xfs_log_images as logs
-from recipes.host import loop_mount
+from imagefiles import Faulty
+from recipes.host import loop_device, loop_mount, mounted
 from xfs_log_images import BLOCK, CONTINUE, END, WAS_CONTINUED, LogWriter
 
 from guestkit.checksum import crc32c
+from guestkit.errors import SourceError, Unsupported, WouldBlock
 from guestkit.fs import xfs
 from guestkit.fs.xfs.filesystem import Xfs
 from guestkit.fs.xfs.log_record import Ring
 from guestkit.limits import Limits
-from guestkit.source import BytesSource, Extent, FileSource, Leaf, Overlay, Source
+from guestkit.source import BytesSource, Extent, FileSource, Leaf, Overlay, Source, patience
 
 RECOVERED = [name for name in logs.NAMES if logs.told(name)["oracle"] == "recovered"]
 SETTLED = [name for name in RECOVERED if logs.told(name)["settled"]]
@@ -125,21 +127,6 @@ def test_a_replayed_copy_satisfies_xfs_repair(tmp_path: Path) -> None:
     assert complaints == []
 
 
-class Counted(Leaf):
-    """Bytes, with a count of what was read."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-        self.reads = self.bytes = 0
-
-    def read_into(self, offset: int, buf: memoryview) -> None:
-        self.check(offset, len(buf))
-        self.reads += 1
-        self.bytes += len(buf)
-        buf[:] = self.data[offset : offset + len(buf)]
-
-
 @pytest.mark.tool("mkfs.xfs")
 def test_a_clean_log_costs_few_reads(tmp_path: Path) -> None:
     path = tmp_path / "image"
@@ -206,6 +193,75 @@ def test_a_copy_taken_while_it_is_written_reads_as_the_kernel_reads_it(
         pass
     with loop_mount(copy, options="ro", kind="xfs") as top:
         assert list(manifest.differences(manifest.from_directory(top), found)) == []
+
+
+@pytest.mark.root
+@pytest.mark.tool("mkfs.xfs", "xfs_io")
+def test_a_log_on_another_device_is_replayed_when_it_is_given(tmp_path: Path) -> None:
+    data, log = tmp_path / "data", tmp_path / "log"
+    for path, size in ((data, 320 << 20), (log, 64 << 20)):
+        with path.open("wb") as file:
+            file.truncate(size)
+    with loop_device(data, writable=True) as one, loop_device(log, writable=True) as two:
+        subprocess.run(["mkfs.xfs", "-q", "-l", f"logdev={two}", one], check=True, capture_output=True)
+        with mounted(one, options=f"logdev={two}", kind="xfs") as top:
+            for number in range(50):
+                (top / f"file-{number}").write_bytes(b"%d" % number)
+            subprocess.run(["xfs_io", "-x", "-c", "shutdown -f", top], check=True)
+    sources = [FileSource.open(data), FileSource.open(log)]
+    fs = xfs.open(sources, Limits(), {})
+    assert fs.state.kind == "replayed"
+    assert sorted(entry.name for entry in fs.scan(fs.root)) == sorted(b"file-%d" % number for number in range(50))
+    with pytest.raises(Unsupported, match="external log"):
+        xfs.open(sources[:1], Limits(), {})
+    for source in sources:
+        source.close()
+
+
+@pytest.mark.parametrize("name", ["create", "wrapped-1k"])
+def test_a_read_that_fails_is_an_error_and_a_retry_is_right(name: str) -> None:
+    data = logs.image(name)
+    sup = logs.superblock_of(BytesSource(data))
+    wanted, _, _ = logs.replay(BytesSource(data))
+    assert isinstance(wanted, Overlay)
+    places = [(patch.offset, patch.length) for patch in wanted._patches]
+    failed = 0
+    for number in range(1, 60):
+        device = Faulty(data, lambda reads, number=number: reads == number)  # type: ignore[misc]
+        for _ in range(2):
+            try:
+                found, state, _ = logs.replay(device, sup)
+            except SourceError:
+                failed += 1
+                continue
+            assert state.kind == "replayed"
+            for offset, length in places[:40:8]:
+                if offset:  # the superblock's counters are those of groups that can be read
+                    try:
+                        data_of = found.read(offset, length)
+                    except SourceError:
+                        data_of = found.read(offset, length)
+                    assert data_of == wanted.read(offset, length)
+            break
+        else:
+            pytest.fail("the retry failed too")
+    assert failed > 20
+
+
+def test_blocks_are_not_made_by_a_thread_that_may_not_wait() -> None:
+    result, _, _ = logs.replay(BytesSource(logs.image("create")))
+    assert isinstance(result, Overlay)
+    patch = result._patches[-1]
+    patience.may_block = False
+    try:
+        with pytest.raises(WouldBlock):
+            result.read(patch.offset, 512)
+        patience.may_block = True
+        data = result.read(patch.offset, 512)
+        patience.may_block = False
+        assert result.read(patch.offset, 512) == data
+    finally:
+        patience.may_block = True
 
 
 # records written by hand
