@@ -218,6 +218,35 @@ def test_a_log_on_another_device_is_replayed_when_it_is_given(tmp_path: Path) ->
         source.close()
 
 
+@pytest.mark.root
+@pytest.mark.tool("mkfs.xfs", "xfs_io", "xfs_growfs")
+def test_groups_that_only_the_log_knows_of_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with path.open("wb") as file:
+        file.truncate(320 << 20)
+    subprocess.run(["mkfs.xfs", "-q", path], check=True, capture_output=True)
+    os.truncate(path, 1 << 30)
+    with loop_device(path, writable=True) as device, mounted(device, kind="xfs") as top:
+        subprocess.run(["xfs_growfs", top], check=True, capture_output=True)
+        for number in range(30):  # each directory in another allocation group
+            (top / f"d{number}").mkdir()
+            (top / f"d{number}" / "inside").write_bytes(b"%d" % number)
+        subprocess.run(["xfs_io", "-x", "-c", "shutdown -f", top], check=True)
+    source = FileSource.open(path)
+    before = logs.superblock_of(source)
+    fs = opened(source)
+    assert fs.state.kind == "replayed"
+    assert fs.superblock.ag_count > before.ag_count
+    found = manifest.from_filesystem(fs)
+    assert fs.problems()[0] == 0
+    with loop_mount(path, options="rw,noatime", kind="xfs"):
+        pass
+    with loop_mount(path, options="ro", kind="xfs") as top:
+        assert list(manifest.differences(manifest.from_directory(top), found)) == []
+        assert list(manifest.figure_differences(manifest.host_statvfs(top), manifest.api_statvfs(fs))) == []
+    source.close()
+
+
 @pytest.mark.parametrize("name", ["create", "wrapped-1k"])
 def test_a_read_that_fails_is_an_error_and_a_retry_is_right(name: str) -> None:
     data = logs.image(name)

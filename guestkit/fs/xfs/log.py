@@ -66,7 +66,7 @@ def _recover(
     replayed = Replayed(device, records, changes, sup, limits, problems)
     patches = [Patch(begin, length, replayed, begin) for begin, length in replayed.runs()]
     result: Source = Overlay(device, patches)
-    _check_superblock(result, sup)
+    sup = _latest(result, sup)
     head = current_superblock(result, sup, problems)
     if head is not None:
         patches = _over(patches, head)
@@ -117,14 +117,14 @@ def _gather(ring: Ring, span: Span, sup: Superblock, device: Source, limits: Lim
             tail = later
 
 
-def _check_superblock(source: Source, sup: Superblock) -> None:
-    """Raises: Unreplayable when the log leaves no superblock; whether it is one that is read is for the reader."""
+def _latest(source: Source, sup: Superblock) -> Superblock:
+    """The superblock as the log leaves it. Raises: Unreplayable when it leaves none."""
     if source.read(0, 4) != MAGIC:  # a copy elsewhere was used
-        return
+        return sup
     try:
-        parse_superblock(source.read(0, sup.sector_size))
-    except Unsupported:
-        return
+        return parse_superblock(source.read(0, sup.sector_size))
+    except Unsupported:  # which is for the reader to say
+        return sup
     except Corrupt as error:
         raise Unreplayable(f"the log leaves a {error}") from None
 

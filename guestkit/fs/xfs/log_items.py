@@ -275,7 +275,8 @@ class Gatherer:
         group, block, count, size, length, _ = ICREATE_FORMAT.unpack_from(first)
         sup = self.superblock
         whole = max(64, sup.inodes_per_block) >> sup.inodes_per_block_log
-        good = group < sup.ag_count and block > 0 and length in (whole, self._sparse_alignment or whole)
+        # that the group is there is for the device to say: the superblock may be older than a growth in the log
+        good = 0 < block < sup.ag_blocks and length in (whole, self._sparse_alignment or whole)
         if not good or size != sup.inode_size or count >> sup.inodes_per_block_log != length:
             transaction.bad = transaction.bad or f"the log creates {count} inodes in {length} blocks"
             return
