@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import lzma
 import struct
 
 import pytest
-from xfs_images import Image, extent, fixture, reader, seal, u16, u32, u64
+from xfs_images import DATA, Image, extent, fixture, reader, seal, u16, u32, u64
 
 from guestkit.errors import Corrupt, NameTooLong, NotFound, SourceError, Unsupported
 from guestkit.fs.xfs import dabtree
@@ -205,6 +206,23 @@ def test_free_space_comes_from_the_groups_when_the_superblock_may_be_old() -> No
     fs = image.open({"norecovery": ""})
     found, wanted = fs.statvfs(), image.fs.statvfs()
     assert (found.ffree, found.bfree, found.files) == (wanted.ffree, wanted.bfree, wanted.files)
+
+
+def test_unknown_feature_of_the_log_matters_only_when_the_log_does() -> None:
+    image = Image()
+    assert reader(image.superblock((220, u32(1 << 5)))).state.kind == "clean"
+    data = bytearray(lzma.decompress((DATA.parent / "xfs-log" / "create.img.xz").read_bytes()))
+    assert reader(data).state.kind == "replayed"
+    for bits, known in ((1, True), (1 << 5, False)):
+        data[220:224] = u32(bits)
+        seal(data, 0, 512, 224)
+        if known:
+            assert reader(data).state.kind == "replayed"
+        else:
+            with pytest.raises(Unsupported, match="log feature") as caught:
+                reader(data)
+            assert caught.value.bit == bits
+            assert reader(data, {"norecovery": ""}).state.kind == "dirty-not-replayed"
 
 
 def test_counters_of_groups_agree_with_the_superblock_and_are_verified() -> None:

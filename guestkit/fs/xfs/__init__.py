@@ -107,7 +107,10 @@ def _recover(
         if not skip:  # only the log itself tells whether there is something to replay
             raise Unsupported("XFS log on another device, external log (option norecovery reads without it)")
         return device, State("dirty-not-replayed", "the log is on another device and was not looked at")
-    if not skip:
-        return recover(device, superblock, limits, damage, log)
-    _, state = recover(device, superblock, limits, Problems(), log)
-    return device, state if state.kind == "clean" else State("dirty-not-replayed", "recovery was switched off")
+    recovered, state = recover(device, superblock, limits, Problems() if skip else damage, log)
+    if state.kind == "clean":
+        return device, state
+    if skip:
+        return device, State("dirty-not-replayed", "recovery was switched off")
+    f.refuse_unknown_log(superblock.log_incompat)
+    return recovered, state

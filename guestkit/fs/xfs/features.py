@@ -19,6 +19,8 @@ FINOBT, RMAPBT, REFLINK, INOBTCNT = 0x1, 0x2, 0x4, 0x8
 # sb_features_incompat
 FTYPE, SPINODES, META_UUID, BIGTIME, NEEDSREPAIR, NREXT64 = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
 EXCHRANGE, PARENT, METADIR, ZONED, ZONE_GAPS = 0x40, 0x80, 0x100, 0x200, 0x400
+# sb_features_log_incompat
+LOG_XATTRS = 0x1
 
 VERSION_NAMES = {
     ATTR: "ATTR",
@@ -73,6 +75,11 @@ def refuse_unknown_v4(version: int, features2: int) -> None:
         raise Unsupported("XFS version 1 directories (without DIRV2)", bit=DIRV2)
     _refuse(version & ~VERSION_READ, VERSION_NAMES, "version 4 feature")
     _refuse(features2 & ~FEATURES2_READ, FEATURES2_NAMES, "version 4 features2 bit")
+
+
+def refuse_unknown_log(log_incompat: int) -> None:
+    """Raises: Unsupported (EOPNOTSUPP) with the bit of the first unknown feature of a log that has to be replayed."""
+    _refuse(log_incompat & ~LOG_XATTRS, {}, "log feature")
 
 
 def _refuse(unread: int, names: dict[int, str], what: str) -> None:

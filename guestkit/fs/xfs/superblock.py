@@ -113,47 +113,26 @@ class Superblock:
     log_sector_size: int
     log_sunit: int  # bytes, the stripe unit of the log; 0 or 1 when there is none
     rt_blocks: int  # of the realtime device
-    rt_extents: int
-    rt_extent_blocks: int
-    rt_free_extents: int
-    rt_group_count: int
     inode_count: int  # these three are current only when the filesystem was unmounted cleanly
     free_inodes: int
     free_blocks: int
     max_inode_percent: int
-    inode_alignment: int  # blocks
-    sparse_alignment: int  # blocks, 0 where it does not matter
-    stripe_unit: int  # blocks
-    stripe_width: int
-    quota_flags: int
-    quota_inodes: tuple[int, int, int]  # of users, groups and projects
-    metadir_ino: int
     uuid: bytes
     meta_uuid: bytes  # what blocks of metadata carry
     label: bytes
     version_bits: int
     features2: int
-    compat: int
     ro_compat: int
     incompat: int
     log_incompat: int
     lsn: int
     has_crc: bool
     has_ftype: bool
-    has_attr2: bool
-    has_nlink: bool  # version 4: inodes may be of version 2
-    has_align: bool
-    has_projid32: bool
     lazy_count: bool  # the counters above are kept in the allocation groups alone while mounted
     ascii_ci: bool
     bigtime: bool
     nrext64: bool
     sparse_inodes: bool
-    finobt: bool
-    rmapbt: bool
-    reflink: bool
-    inobt_counts: bool
-    exchange_range: bool
     parent: bool
     metadir: bool
     needs_repair: bool
@@ -220,14 +199,14 @@ def parse_superblock(buf: bytes, *, copy: bool = False) -> Superblock:
     bits = v["sb_versionnum"]
     version = bits & 0xF
     features2 = v["sb_features2"] | v["sb_bad_features2"] if bits & f.MOREBITS or version == 5 else 0
-    compat = ro_compat = incompat = log_incompat = 0
+    ro_compat = incompat = log_incompat = 0
     if version == 5:
         found = crc32c(buf[:_CRC] + bytes(4) + buf[_CRC + 4 : sector]) ^ 0xFFFFFFFF
         stored = int.from_bytes(v["sb_crc"], "little")
         if stored != found:
             raise Corrupt(where, "sb_crc", found=stored, expected=found)
-        compat, ro_compat = v["sb_features_compat"], v["sb_features_ro_compat"]
-        incompat, log_incompat = v["sb_features_incompat"], v["sb_features_log_incompat"]
+        ro_compat, incompat = v["sb_features_ro_compat"], v["sb_features_incompat"]
+        log_incompat = v["sb_features_log_incompat"]
         f.refuse_unknown_v5(incompat)
     elif version == 4:
         f.refuse_unknown_v4(bits, features2)
@@ -269,27 +248,15 @@ def parse_superblock(buf: bytes, *, copy: bool = False) -> Superblock:
         log_sector_size=v["sb_logsectsize"] if sectors else 512,
         log_sunit=v["sb_logsunit"],
         rt_blocks=v["sb_rblocks"],
-        rt_extents=v["sb_rextents"],
-        rt_extent_blocks=v["sb_rextsize"],
-        rt_free_extents=v["sb_frextents"],
-        rt_group_count=v["sb_rgcount"] if has["metadir"] else 0,
         inode_count=v["sb_icount"],
         free_inodes=v["sb_ifree"],
         free_blocks=v["sb_fdblocks"],
         max_inode_percent=v["sb_imax_pct"],
-        inode_alignment=v["sb_inoalignmt"],
-        sparse_alignment=v["sb_spino_align"] if has["sparse_inodes"] else 0,
-        stripe_unit=v["sb_unit"],
-        stripe_width=v["sb_width"],
-        quota_flags=v["sb_qflags"],
-        quota_inodes=(v["sb_uquotino"], v["sb_gquotino"], v["sb_pquotino"] if version == 5 else 0),
-        metadir_ino=v["sb_metadirino"] if has["metadir"] else 0,
         uuid=v["sb_uuid"],
         meta_uuid=v["sb_meta_uuid"] if meta else v["sb_uuid"],
         label=v["sb_fname"].split(b"\0", 1)[0],
         version_bits=bits,
         features2=features2,
-        compat=compat,
         ro_compat=ro_compat,
         incompat=incompat,
         log_incompat=log_incompat,
@@ -304,20 +271,11 @@ def _flags(version: int, bits: int, features2: int, ro_compat: int, incompat: in
     return {
         "has_crc": five,
         "has_ftype": bool(incompat & f.FTYPE) if five else bool(features2 & f.FTYPE2),
-        "has_attr2": five or bool(features2 & f.ATTR2),
-        "has_nlink": five or bool(bits & f.NLINK),
-        "has_align": five or bool(bits & f.ALIGN),
-        "has_projid32": five or bool(features2 & f.PROJID32),
         "lazy_count": five or bool(features2 & f.LAZYSBCOUNT),
         "ascii_ci": bool(bits & f.BORG),
         "bigtime": bool(incompat & f.BIGTIME),
         "nrext64": bool(incompat & f.NREXT64),
         "sparse_inodes": bool(incompat & f.SPINODES),
-        "finobt": bool(ro_compat & f.FINOBT),
-        "rmapbt": bool(ro_compat & f.RMAPBT),
-        "reflink": bool(ro_compat & f.REFLINK),
-        "inobt_counts": bool(ro_compat & f.INOBTCNT),
-        "exchange_range": bool(incompat & f.EXCHRANGE),
         "parent": bool(incompat & f.PARENT),
         "metadir": bool(incompat & f.METADIR),
         "needs_repair": bool(incompat & f.NEEDSREPAIR),
