@@ -15,6 +15,9 @@ import pytest
 import guestkit.errors
 from guestkit import registry
 from guestkit.fs.base import FileSystem
+from guestkit.fs.xfs import inode
+from guestkit.fs.xfs.filesystem import Xfs
+from guestkit.fs.xfs.groups import sums
 from guestkit.guest import Guest, open_guest
 
 DATA = Path(__file__).parent.parent / "data" / "xfs"
@@ -76,6 +79,15 @@ def test_tree_is_the_kernels(name: str, unpacked: Callable[[str], Path]) -> None
         assert not count or not told(name).get("detected", True), first
 
 
+@pytest.mark.parametrize("name", [name for name in READABLE if told(name).get("detected", True)])
+def test_groups_add_up_to_what_the_kernel_left_in_the_superblock(name: str, unpacked: Callable[[str], Path]) -> None:
+    with open_guest(unpacked(name), format="raw") as guest:
+        fs = opened(guest, name)
+        assert isinstance(fs, Xfs)
+        sup = fs.superblock
+        assert sums(fs.blocks) == (sup.free_blocks, sup.inode_count, sup.free_inodes)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if told(name).get("lookups")])
 def test_other_spellings_are_found_in_folding_directories(name: str, unpacked: Callable[[str], Path]) -> None:
     with open_guest(unpacked(name), format="raw") as guest:
@@ -119,8 +131,6 @@ def test_copy_of_a_lost_superblock_is_used_and_told(unpacked: Callable[[str], Pa
 
 def test_fixtures_hold_what_they_are_for(unpacked: Callable[[str], Path]) -> None:
     """The images reach the forms that they were made to reach."""
-    from guestkit.fs.xfs import inode
-    from guestkit.fs.xfs.filesystem import Xfs
 
     def look(name: str) -> tuple[set[tuple[int, int]], set[int]]:
         """({(file type, format of the data fork)}, {format of the attribute fork})"""
