@@ -668,7 +668,8 @@ def test_unfinished_intents_are_named() -> None:
     log.record()
     _, state, problems = logs.replay(log.source(), logs.superblock())
     assert state.kind == "replayed" and "extent map (1)" in state.reason and "free of" not in state.reason
-    assert "extent map" in problems.first()[0].message
+    assert problems.count == 1
+    assert problems.first()[0].where == "inode 64" and "extent map" in problems.first()[0].message
 
 
 # damage

@@ -252,6 +252,31 @@ def many_intents() -> LogWriter:
     return log
 
 
+def items_at_once() -> LogWriter:
+    log = LogWriter()
+    for number in range(200):
+        log.begin(number)
+        log.op(number, logs.buffer_item(160, 8, {0: chunk(1)})[0])
+    log.record()
+    return log
+
+
+def owners() -> LogWriter:
+    log = LogWriter()
+    log.device[PLAIN * 512 : PLAIN * 512 + 512] = logs.inode_buffer(3, 1, 512)
+    for number in range(100):
+        log.transaction(logs.inode_item(PLAIN, 1, 0, logs.core(), what=0x201, ino=64 + number), tid=number)
+    log.record()
+    return log
+
+
+def intents_at_once() -> LogWriter:
+    log = LogWriter()
+    log.transaction(*([struct.pack("<HHIQ", 0x1236, 1, 0, number)] for number in range(300)))
+    log.record()
+    return log
+
+
 @pytest.mark.parametrize(
     ("cap", "value", "make", "text"),
     [
@@ -260,7 +285,10 @@ def many_intents() -> LogWriter:
         ("_MOST_OPERATIONS", 100, many_items, "more than 100 operations"),
         ("_MOST_OPEN", 50, many_begun, "more than 50 transactions"),
         ("_MOST_PIECES", 50, many_pieces, "too many pieces"),
-        ("_MOST_INTENTS", 50, many_intents, "more than 50 intents"),
+        ("_MOST_UNFINISHED", 50, many_intents, "more than 50 intents unfinished"),
+        ("_MOST_HELD", 50, items_at_once, "too many items at once"),
+        ("_MOST_OWNERS", 50, owners, "more than 50 inodes"),
+        ("_MOST_INTENTS", 50, intents_at_once, "more than 50 intents at once"),
     ],
 )
 def test_what_a_log_may_hold_is_bounded(

@@ -76,12 +76,14 @@ def _recover(
     reason = f"{changes.transactions} transactions of the log"
     if span.torn:
         reason += f"; {span.torn}"
-    unfinished = Counter(changes.intents.values())
+    unfinished = Counter(kind for kind, *_ in changes.intents.values())
     if unfinished:
         names = ", ".join(f"{INTENTS[kind][1]} ({count})" for kind, count in sorted(unfinished.items()))
         reason += f"; begun and not finished here: {names}"
-        for kind in sorted(VISIBLE & unfinished.keys()):
-            problems.add("log", f"{INTENTS[kind][1]}: {unfinished[kind]} begun, and finished by nobody")
+        for kind, *inodes in changes.intents.values():
+            if kind in VISIBLE:
+                where = ", ".join(f"inode {ino}" for ino in inodes)
+                problems.add(where, f"{INTENTS[kind][1]}: a change that the log begins is not finished")
     return result, State("replayed", reason)
 
 

@@ -34,6 +34,7 @@ from guestkit.limits import Limits
 from guestkit.source import Extent, Leaf, Source, patience
 
 _MOST_UNIT = 1 << 20  # bytes of buffers that overlap, and are made together
+_MOST_MEMBERS = 3 * 2048
 _NEXT_UNLINKED = 96
 
 # where blocks carry LSN, UUID and checksum, by their first 32 bits, or by their type in 16 bits at 8
@@ -146,24 +147,23 @@ class Replayed(Leaf):
         self._token = limits.token()
         self._starts = array("Q")
         self._lengths = array("I")
-        self._members: list[tuple[int, ...]] = []  # of each unit: (offset, length, last change) of its buffers
+        self._last = array("I")  # the last change of a unit's first buffer
+        self._members: dict[int, tuple[int, ...]] = {}  # (offset, length, last change) of all, where there are more
         end = -1
-        members: tuple[int, ...] = ()
         for block, blocks, last in changes.buffers_changed():
             begin, size = block * 512, blocks * 512
             if begin < end:
-                start = self._starts[-1]
-                members = (*members, begin - start, size, last)
+                unit, start = len(self._starts) - 1, self._starts[-1]
+                members = self._members.get(unit) or (0, self._lengths[-1], self._last[-1])
+                self._members[unit] = (*members, begin - start, size, last)
                 end = max(end, begin + size)
-                if end - start > _MOST_UNIT:
+                if end - start > _MOST_UNIT or len(members) > _MOST_MEMBERS:
                     raise Unreplayable("the log changes too many buffers that overlap")
                 self._lengths[-1] = end - start
-                self._members[-1] = members
             else:
                 self._starts.append(begin)
                 self._lengths.append(size)
-                members = (0, size, last)
-                self._members.append(members)
+                self._last.append(last)
                 end = begin + size
         changes.forget_keys()
 
@@ -212,7 +212,7 @@ class Replayed(Leaf):
     def _make(self, index: int) -> bytes:
         start, length = self._starts[index], self._lengths[index]
         unit = bytearray(self.device.read(start, length))
-        members = self._members[index]
+        members = self._members.get(index) or (0, length, self._last[index])
         buffers = [
             _Buffer(memoryview(unit)[at : at + size], start + at, self._superblock)
             for at, size in zip(members[::3], members[1::3], strict=True)

@@ -15,7 +15,7 @@ from guestkit.fs.xfs.superblock import Superblock
 
 MOST_ITEMS = 2 << 20
 _MOST_CHANGES = 1 << 15  # of one buffer, without those that are repeated
-_MOST_PIECES = 1 << 19
+_MOST_PIECES = 1 << 18
 _MOST_KEYS = 1 << 18  # buffers that change: 1 GiB of 4 KiB blocks, and about 100 MiB of memory
 _LONG_CHAIN = 256  # changes of one buffer, above which it pays to look for those that are repeated
 
@@ -42,7 +42,7 @@ class Changes:
         self.device_blocks = device_size // 512
         self.transactions = 0
         self.inodes = self.buffers = self.creations = self.quota = 0  # items met
-        self.intents: dict[int, int] = {}  # unfinished: id -> kind
+        self.intents: dict[int, tuple[int, ...]] = {}  # unfinished: id -> kind, and the inodes whose files it changes
         self.scattered: dict[int, tuple[tuple[tuple[int, int, int], ...], ...]] = {}
         self._pieces = 0
         self.cancelled = 0

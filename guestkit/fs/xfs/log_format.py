@@ -24,8 +24,8 @@ INTENTS = {
     0x124E: (0x124F, "realtime reference count"),
 }
 ENDS = {done: kind for kind, (done, _) in INTENTS.items()}
-# those whose effect is seen in files; the others keep account of free space
-VISIBLE = frozenset((0x1244, 0x1246, 0x1248))
+# those whose effect is seen in files, and how many inodes follow their id; the others keep account of free space
+VISIBLE = {0x1244: 1, 0x1246: 1, 0x1248: 2}
 
 BUFFER_FORMAT = Layout(
     "xfs_buf_log_format",

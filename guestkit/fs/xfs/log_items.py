@@ -29,6 +29,7 @@ from guestkit.fs.xfs.log_format import (
     INODE_FORMAT_32,
     INTENTS,
     QUOTAOFF,
+    VISIBLE,
     buffer_writes,
 )
 from guestkit.fs.xfs.log_record import COMMIT, CONTINUE, END, OPERATION, START, UNMOUNT, WAS_CONTINUED, Record
@@ -41,7 +42,10 @@ _MOST_REGIONS = 257
 _MOST_REGION = 256 << 10  # bytes; the longest that are written hold 64 KiB
 _MOST_OPEN = 1 << 14  # transactions begun and not committed
 _MOST_OPERATIONS = 16 << 20
-_MOST_INTENTS = 1 << 16
+_MOST_INTENTS = 1 << 18  # of transactions that are not committed
+_MOST_UNFINISHED = 1 << 16
+_MOST_HELD = 1 << 18
+_MOST_OWNERS = 1 << 16
 _MOST_BUFFER = 128  # blocks of 512 bytes, the largest buffer of metadata
 
 # what a change is; in this order they count within a transaction
@@ -52,7 +56,7 @@ class _Transaction:
     """A transaction that is being gathered."""
 
     __slots__ = (
-        *("bad", "blocks", "covers", "first", "head", "infos", "intents"),
+        *("bad", "blocks", "covers", "first", "head", "held", "infos", "intents"),
         *("lsn", "owners", "positions", "regions", "scattered", "total", "where"),
     )
 
@@ -64,7 +68,7 @@ class _Transaction:
         self.blocks = array("Q")
         self.infos = array("Q")  # length << 48 | what << 32 | info
         self.covers = array("Q")  # chunks that a change writes, 0 where there are more than 64
-        self.intents: list[tuple[int, int]] = []  # (kind, id)
+        self.intents = array("Q")  # kind, id and what follows it in the format, which may be inodes
         self.owners: dict[int, int] = {}
         # the item that is being gathered
         self.total = 0
@@ -72,6 +76,7 @@ class _Transaction:
         self.first = b""
         self.where = 0
         self.scattered = False
+        self.held = 0  # what all that takes, in units of some 256 bytes
 
 
 class Gatherer:
@@ -84,6 +89,9 @@ class Gatherer:
         self._open: dict[int, _Transaction] = {}
         self._pending = 0  # items of open transactions
         self._operations = 0
+        self._intents = 0  # of open transactions
+        self._held = 0  # by their items that are being gathered
+        self._owners = 0
         self._sparse_alignment = sparse_alignment
         self._cluster_blocks = max(1, _cluster_size(self.superblock, alignment) >> self.superblock.block_log)
 
@@ -127,9 +135,17 @@ class Gatherer:
                 self._commit(transaction)
             elif flags == UNMOUNT:
                 self._pending -= len(transaction.positions)
+                self._intents -= len(transaction.intents) // 4
+                self._hold(transaction, -transaction.held)
                 del self._open[tid]
             else:
                 raise Unreplayable(f"oh_flags is 0x{flags:x} in the log record at block {record.block}")
+
+    def _hold(self, transaction: _Transaction, units: int) -> None:
+        transaction.held += units
+        self._held += units
+        if self._held > _MOST_HELD:
+            raise Unreplayable("the log begins too many items at once")
 
     def _region(self, transaction: _Transaction, number: int, begin: int, data: bytes, length: int) -> None:
         """A region begins."""
@@ -153,11 +169,13 @@ class Gatherer:
             transaction.where = number << 20 | begin - 12
             transaction.regions = [[(number, begin, length)]]
             transaction.scattered = False
+            self._hold(transaction, 1 + (length >> 8))
             return
         record, offset, size = transaction.regions[-1][-1]
         if record != number or offset + size + 12 != begin:
             transaction.scattered = True
         transaction.regions.append([(number, begin, length)])
+        self._hold(transaction, 1)
 
     def _continued(self, transaction: _Transaction, number: int, begin: int, data: bytes, length: int) -> None:
         """The last region goes on."""
@@ -176,6 +194,8 @@ class Gatherer:
         transaction.scattered = True
         if len(transaction.regions) == 1:
             transaction.first += data[begin : begin + length]
+            self._hold(transaction, length >> 8)
+        self._hold(transaction, 1)
 
     def _finish_item(self, transaction: _Transaction) -> None:
         """All regions of an item are there: remember what it changes."""
@@ -193,9 +213,11 @@ class Gatherer:
             if len(first) < 16:
                 transaction.bad = transaction.bad or f"an intent of the log has {len(first)} bytes"
             else:
-                transaction.intents.append((kind, int.from_bytes(first[8:16], "little")))
-                if len(transaction.intents) > _MOST_INTENTS:
-                    raise Unreplayable(f"the log has more than {_MOST_INTENTS} intents")
+                words = (int.from_bytes(first[at : at + 8], "little") for at in (8, 16, 24))
+                transaction.intents.extend((kind, *words))
+                self._intents += 1
+                if self._intents > _MOST_INTENTS:
+                    raise Unreplayable(f"the log has more than {_MOST_INTENTS} intents at once")
         elif kind in (DQUOT, QUOTAOFF):
             changes.quota += 1
         else:
@@ -206,7 +228,8 @@ class Gatherer:
                 raise Unreplayable(f"the log makes more than {MOST_ITEMS} changes")
             if transaction.scattered:
                 changes.remember_pieces(transaction.where, transaction.regions)
-        transaction.total, transaction.regions = 0, []
+        transaction.total, transaction.regions, transaction.first = 0, [], b""
+        self._hold(transaction, -transaction.held)
 
     def _buffer(self, transaction: _Transaction, first: bytes) -> None:
         size = len(first)
@@ -267,6 +290,9 @@ class Gatherer:
         transaction.covers.append(0)
         if fields & 0x600:
             transaction.owners[ino] = fields & 0x600
+            self._owners += 1
+            if self._owners > _MOST_OWNERS:
+                raise Unreplayable(f"the log exchanges the extents of more than {_MOST_OWNERS} inodes")
 
     def _icreate(self, transaction: _Transaction, first: bytes) -> None:
         if len(first) < 28:
@@ -316,12 +342,14 @@ class Gatherer:
                 else:
                     info = infos[index] & 0xFFFFFFFF
                     changes.add(blocks[index], length, number, positions[index], info, transaction.covers[index])
-        for kind, name in transaction.intents:
+        intents = transaction.intents
+        self._intents -= len(intents) // 4
+        for kind, name, first, second in zip(intents[::4], intents[1::4], intents[2::4], intents[3::4], strict=True):
             if kind in INTENTS:
-                changes.intents[name] = kind
-                if len(changes.intents) > _MOST_INTENTS:
-                    raise Unreplayable(f"the log leaves more than {_MOST_INTENTS} intents unfinished")
-            elif changes.intents.get(name) == ENDS[kind]:
+                changes.intents[name] = (kind, *(first, second)[: VISIBLE.get(kind, 0)])
+                if len(changes.intents) > _MOST_UNFINISHED:
+                    raise Unreplayable(f"the log leaves more than {_MOST_UNFINISHED} intents unfinished")
+            elif changes.intents.get(name, (0,))[0] == ENDS[kind]:
                 del changes.intents[name]
         changes.owners.update(transaction.owners)
 
