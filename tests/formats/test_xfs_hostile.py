@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 from xfs_images import Image, extent, fixture, reader, u16, u32, u64
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, Unsupported
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, Unsupported
 from guestkit.fs.xfs.blocks import BMAP, DA, DIRECTORY, REMOTE, Header
 from guestkit.fs.xfs.filesystem import Xfs
+from guestkit.source import BytesSource
 
 LEAF = 1 << 35  # bytes: where a directory's index begins
 
@@ -607,6 +608,50 @@ def test_damage_of_one_object_costs_one_object() -> None:
         again.data[at : at + 512] = b"\xa5" * 512
         lost = changed(again)
         assert lost == {other for other, row in whole.items() if row[0] == whole[path][0]}
+
+
+class Faulty(BytesSource):
+    """Bytes of which the read with number `bad` fails, once."""
+
+    def __init__(self, data: bytes, bad: int) -> None:
+        super().__init__(data)
+        self.left = bad
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise SourceError("injected")
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._count()
+        return super().read(offset, length)
+
+    def read_into(self, offset: int, buf: memoryview) -> None:
+        self._count()
+        super().read_into(offset, buf)
+
+
+def test_a_read_that_fails_once_leaves_nothing_wrong_behind() -> None:
+    data = fixture("xfs-groups")
+    whole = survey(reader(data))
+    failed = 0
+    for bad in range(1, 400):
+        source = Faulty(data, bad)
+        try:
+            fs = reader(source)
+            before = survey(fs)
+        except SourceError:  # in opening
+            failed += 1
+            continue
+        if source.left > 0:
+            break
+        failed += before != whole
+        for path, row in before.items():
+            assert all(value is None or value == wanted for value, wanted in zip(row, whole[path], strict=False))
+        assert survey(fs) == whole
+    else:
+        raise AssertionError("the last read was not reached")
+    assert failed > 20
 
 
 @pytest.mark.parametrize("option", ["needsrepair", ""])
