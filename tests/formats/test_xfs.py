@@ -228,7 +228,7 @@ def test_unknown_feature_of_the_log_matters_only_when_the_log_does() -> None:
 def test_counters_of_groups_agree_with_the_superblock_and_are_verified() -> None:
     image = Image("xfs-groups")
     found = sums(image.fs.blocks)
-    assert found == (image.sup.free_blocks, image.sup.inode_count, image.sup.free_inodes)
+    assert found[:3] == (image.sup.free_blocks, image.sup.inode_count, image.sup.free_inodes)
     size = image.sup.ag_blocks * 4096
     for at in (size + 512 + 52, size + 1024 + 16):
         damaged = Image("xfs-groups")

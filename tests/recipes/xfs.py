@@ -200,6 +200,14 @@ def sparse(top: Path) -> None:
         os.mknod(folder / f"n{number}", 0o644)
 
 
+def fragmented(top: Path) -> None:
+    """Free space in so many pieces that its trees have levels, whose blocks count as free and are not to be had."""
+    path = trees.write(top / "pieces", b"")
+    trees.fallocate(path, 0, 2 << 20)
+    for at in range(0, 1 << 20, 2 << 10):
+        trees.fallocate(path, at, 1 << 10, keep_size=True, punch=True)
+
+
 def groups(top: Path) -> None:
     """A little in every allocation group: directories go round."""
     for number in range(24):
@@ -351,6 +359,7 @@ def recipes() -> list[Recipe]:
         Recipe("xfs-nrext64", ("-i", "nrext64=1", "-b", "size=1024"), partial(deep, block=1024, extents=400)),
         Recipe("xfs-deep", ("-b", "size=1024"), partial(deep, block=1024, extents=1300)),
         Recipe("xfs-rmapbt", ("-m", "rmapbt=1"), shared, megabytes=24),
+        Recipe("xfs-fragmented", ("-b", "size=1024", "-m", "rmapbt=1"), fragmented),
         Recipe("xfs-reflink", (), shared),
         Recipe("xfs-sparse", ("-i", "maxpct=0"), sparse),
         Recipe("xfs-groups", (), groups, megabytes=53, groups=3),

@@ -193,11 +193,14 @@ class Xfs(FileSystem):
 
     def statvfs(self) -> StatVfs:
         sup = self.superblock
-        counts = Sums(sup.free_blocks, sup.inode_count, sup.free_inodes)
+        counts = Sums(sup.free_blocks, sup.inode_count, sup.free_inodes, 0)
         sane = sup.free_inodes <= sup.inode_count and sup.free_blocks <= sup.data_blocks
-        if not (self._counted and sane) and sup.ag_count <= MOST_SUMMED:
+        trust = self._counted and sane
+        # a mount reads the groups' headers when one of these must be looked after, or the counters be added up
+        if sup.ag_count <= MOST_SUMMED and (not trust or sup.ro_compat & (f.FINOBT | f.RMAPBT | f.REFLINK)):
             try:
-                counts = sums(self.blocks)
+                found = sums(self.blocks)
+                counts = counts._replace(tree_blocks=found.tree_blocks) if trust else found
             except (Corrupt, SourceError) as error:
                 self.damage.add("allocation groups", error)
         return statvfs(sup, counts)

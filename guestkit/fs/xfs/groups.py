@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt
+from guestkit.fs.xfs import features as f
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.layout import Layout
 
 _AGF = Layout(
     "xfs_agf", 224, ">", agf_magicnum=(0, "4s"), agf_versionnum=(4, "I"), agf_seqno=(8, "I"), agf_length=(12, "I"),
-    agf_flcount=(48, "I"), agf_freeblks=(52, "I"), agf_btreeblks=(60, "I"), agf_uuid=(64, "16s"), agf_crc=(216, "4s"),
+    agf_flcount=(48, "I"), agf_freeblks=(52, "I"), agf_btreeblks=(60, "I"), agf_uuid=(64, "16s"),
+    agf_rmap_blocks=(80, "I"), agf_crc=(216, "4s"),
 )  # fmt: skip
 _AGI = Layout(
     "xfs_agi", 336, ">", agi_magicnum=(0, "4s"), agi_versionnum=(4, "I"), agi_seqno=(8, "I"), agi_length=(12, "I"),
@@ -29,11 +31,12 @@ class Sums(NamedTuple):
     free_blocks: int
     inodes: int
     free_inodes: int
+    tree_blocks: int  # of the free ones, those that the trees of free space themselves stand in, roots apart
 
 
 def sums(blocks: Blocks) -> Sums:
     """Add up the headers of all groups. Raises: Corrupt (EUCLEAN) when one is damaged; SourceError."""
-    free = inodes = free_inodes = 0
+    free = inodes = free_inodes = trees = 0
     for group in range(blocks.superblock.ag_count):
         try:
             agf = _header(blocks, group, 1, _AGF, b"XAGF")
@@ -42,11 +45,14 @@ def sums(blocks: Blocks) -> Sums:
             error.within(f"allocation group {group}")
             raise
         free += agf["agf_freeblks"] + agf["agf_flcount"] + agf["agf_btreeblks"]
+        # the tree of owners is counted with the others, and there with its root
+        owners = agf["agf_rmap_blocks"] - 1 if blocks.superblock.ro_compat & f.RMAPBT else 0
+        trees += max(0, agf["agf_btreeblks"] - owners)
         inodes += agi["agi_count"]
         free_inodes += agi["agi_freecount"]
     if free > blocks.count or free_inodes > inodes:
         raise Corrupt("allocation groups", "free blocks", found=free, expected=f"at most {blocks.count}")
-    return Sums(free, inodes, free_inodes)
+    return Sums(free, inodes, free_inodes, trees)
 
 
 def _header(blocks: Blocks, group: int, sector: int, layout: Layout, magic: bytes) -> dict[str, int]:

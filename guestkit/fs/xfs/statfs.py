@@ -17,7 +17,7 @@ _MOST_INODES = (1 << 56) - 1
 def statvfs(superblock: Superblock, sums: Sums) -> StatVfs:
     """`sums`: of the superblock when it was unmounted cleanly, else of the groups."""
     sup = superblock
-    free = max(0, sums.free_blocks - _SET_ASIDE * sup.ag_count)
+    free = max(0, sums.free_blocks - _SET_ASIDE * sup.ag_count - sums.tree_blocks)
     files = min(sums.inodes + (free << sup.inodes_per_block_log), _MOST_INODES)
     most = _most_inodes(sup)
     if most:
