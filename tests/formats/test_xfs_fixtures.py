@@ -147,6 +147,7 @@ def test_fixtures_hold_what_they_are_for(unpacked: Callable[[str], Path]) -> Non
     assert {(4, local), (4, extents), (10, local), (10, extents), (8, extents), (8, tree)} <= forks
     assert {local, extents} <= attributes
     assert (8, tree) in look("xfs-deep")[0]
+    assert (4, tree) in look("xfs-scattered")[0]
     assert (8, tree) in look("xfs-nrext64")[0]
     assert look("xfs-v4")[0] >= {(4, local), (4, extents), (8, tree)}
 

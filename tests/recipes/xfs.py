@@ -208,6 +208,26 @@ def fragmented(top: Path) -> None:
         trees.fallocate(path, at, 1 << 10, keep_size=True, punch=True)
 
 
+def scattered(top: Path) -> None:
+    """A directory whose blocks each stand in several places, as free space is in pieces of one block."""
+    run("xfs_io", "-x", "-c", "resblks 0", top)
+    (top / "names").mkdir()
+    first = trees.write(top / "names" / "first", b"")
+    path = trees.write(top / "filler", b"")
+    size = at = 4 << 20
+    trees.fallocate(path, 0, size)
+    while size >= 1024:
+        try:
+            trees.fallocate(path, at, size)
+            at += size
+        except RuntimeError:
+            size //= 2
+    for at in range(0, 1 << 20, 3 << 10):
+        trees.fallocate(path, at, 1 << 10, keep_size=True, punch=True)
+    for number in range(170):
+        os.link(first, top / "names" / f"{number:05}".ljust(90, "q"))
+
+
 def groups(top: Path) -> None:
     """A little in every allocation group: directories go round."""
     for number in range(24):
@@ -360,6 +380,7 @@ def recipes() -> list[Recipe]:
         Recipe("xfs-deep", ("-b", "size=1024"), partial(deep, block=1024, extents=1300)),
         Recipe("xfs-rmapbt", ("-m", "rmapbt=1"), shared, megabytes=24),
         Recipe("xfs-fragmented", ("-b", "size=1024", "-m", "rmapbt=1"), fragmented),
+        Recipe("xfs-scattered", ("-b", "size=1024", "-n", "size=4096", "-m", "rmapbt=0,reflink=0"), scattered),
         Recipe("xfs-reflink", (), shared),
         Recipe("xfs-sparse", ("-i", "maxpct=0"), sparse),
         Recipe("xfs-groups", (), groups, megabytes=53, groups=3),
@@ -368,7 +389,6 @@ def recipes() -> list[Recipe]:
             tamper=lambda image: run("xfs_admin", "-U", OTHER_UUID, image) and None,
             uuid=OTHER_UUID,
         ),
-        Recipe("xfs-exchange", (), plain, before=partial(incompat, set=0x40)),
         Recipe("xfs-parent", ("-l", "size=10m"), linked, megabytes=24, before=partial(incompat, set=0xC0)),
         Recipe("xfs-metadir", ("-l", "size=10m"), plain, megabytes=24, before=metadata_directory),
         Recipe(
