@@ -66,8 +66,22 @@ def settle(top: Path) -> None:
         os.utime(path, ns=(BASE_NS + number, BASE_NS - number))
 
 
-def plain(top: Path, *, block: int = 4096, xattrs: bool = True, huge: bool = True) -> None:
-    """Every kind of inode once. `block`: the filesystem's block size. `huge`: files beyond 4 GiB."""
+LARGE_DEVICE = (4095, 1_048_575)
+
+
+def plain(
+    top: Path,
+    *,
+    block: int = 4096,
+    xattrs: bool = True,
+    huge: bool = True,
+    longest: int = 4095,
+    device: tuple[int, int] = LARGE_DEVICE,
+) -> None:
+    """Every kind of inode once. `block`: the filesystem's block size. `huge`: files beyond 4 GiB.
+
+    `longest`: the longest target of a link in bytes; `device`: the largest device number.
+    """
     for size in (0, 1, 59, 60, 61, 160, block - 1, block, block + 1):
         write(top / f"size-{size}", pattern(size))
     write(top / "blocks", pattern(40 * block + 17, "blocks"))
@@ -79,7 +93,7 @@ def plain(top: Path, *, block: int = 4096, xattrs: bool = True, huge: bool = Tru
         write(top / "sparse-5g", {1: b"one", (4 << 30) - 2: b"across", (5 << 30) + 7: b"five"})
     links = {59: "short", 60: "edge", 61: "long", block - 1: "longest"}
     for length, word in links.items():
-        os.symlink((word + "/" * length)[: min(length, 4095)], top / f"link-{length}")
+        os.symlink((word + "/" * length)[: min(length, longest)], top / f"link-{length}")
     os.symlink("size-1", top / "link-relative")
     os.symlink("/usr/bin/true", top / "link-absolute")
     os.symlink(b"caf\xe9\n", top / "link-bytes")
@@ -93,7 +107,7 @@ def plain(top: Path, *, block: int = 4096, xattrs: bool = True, huge: bool = Tru
     os.mkfifo(top / "fifo", 0o640)
     os.mknod(top / "char", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
     os.mknod(top / "block", 0o660 | stat.S_IFBLK, os.makedev(259, 300))
-    os.mknod(top / "char-large", 0o600 | stat.S_IFCHR, os.makedev(4095, 1_048_575))
+    os.mknod(top / "char-large", 0o600 | stat.S_IFCHR, os.makedev(*device))
     with socket.socket(socket.AF_UNIX) as server:
         here = os.open(top, os.O_PATH)
         server.bind(f"/proc/self/fd/{here}/socket")
@@ -135,9 +149,18 @@ def attributes(top: Path, block: int) -> None:
         os.setxattr(path, "user.shared", pattern(block // 2, "shared"))
 
 
-def rich(top: Path, *, block: int = 4096, xattrs: bool = True, wide_times: bool = True, names: int = 220) -> None:
+def rich(
+    top: Path,
+    *,
+    block: int = 4096,
+    xattrs: bool = True,
+    wide_times: bool = True,
+    names: int = 220,
+    longest: int = 4095,
+    device: tuple[int, int] = LARGE_DEVICE,
+) -> None:
     """`plain`, and what only some readers get wrong. `wide_times`: inodes have room for times after 2038."""
-    plain(top, block=block, xattrs=xattrs)
+    plain(top, block=block, xattrs=xattrs, longest=longest, device=device)
     per = block // 4  # pointers a block, of the indirect maps
     levels = {"single": 12, "double": 12 + per, "triple": 12 + per + per * per}
     folder = top / "maps"

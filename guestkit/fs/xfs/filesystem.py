@@ -1,0 +1,242 @@
+"""Xfs: the FileSystem, put together from the rooms of this package.
+
+Spec: XFS Algorithms & Data Structures; what a name, a link or a figure shows is what the kernel shows. Left out:
+writing, quotas, the realtime device, zoned storage.
+"""
+
+from __future__ import annotations
+
+import stat as _stat
+from collections.abc import Iterator, Sequence
+
+from guestkit.errors import (
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    IsADirectory,
+    NoAttribute,
+    NotFound,
+    SourceError,
+    Unsupported,
+)
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.xfs import features as f
+from guestkit.fs.xfs.blocks import Blocks
+from guestkit.fs.xfs.content import file_source, link_target
+from guestkit.fs.xfs.dirdata import Raw
+from guestkit.fs.xfs.groups import MOST_SUMMED, Sums, sums
+from guestkit.fs.xfs.inode import REALTIME, Inode, InodeTable
+from guestkit.fs.xfs.listing import Directories
+from guestkit.fs.xfs.statfs import statvfs
+from guestkit.fs.xfs.superblock import Superblock
+from guestkit.fs.xfs.xattr import Attribute, attributes, kernel_acl, value_of
+from guestkit.limits import Limits
+from guestkit.source import Source
+
+_new = tuple.__new__
+_BATCH = 16384  # entries whose inodes are read together: in a huge directory they lie anywhere in the groups
+
+
+class Xfs(FileSystem):
+    """One XFS filesystem on `device`, any recovery already below it."""
+
+    kind = "xfs"
+
+    def __init__(self, device: Source, superblock: Superblock, state: State, limits: Limits, *, counted: bool) -> None:
+        """`counted`: the counters in the superblock are current."""
+        super().__init__()
+        self.superblock = superblock
+        self.state = state
+        self.root = superblock.root_ino
+        self.label = superblock.label.decode("utf-8", "surrogateescape")
+        digits = superblock.uuid.hex()
+        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+        self.uuid = "-".join(parts) if any(superblock.uuid) else ""
+        self.case_sensitive = not superblock.ascii_ci
+        self.blocks = Blocks(device, superblock, limits)
+        self.table = InodeTable(self.blocks)
+        self._counted = counted
+        self._directories = Directories(self.blocks, self.table, self.damage)
+
+    # inodes
+
+    def stat(self, ino: int) -> Stat:
+        return self.table.read(ino).stat
+
+    def lookup(self, directory: int, name: bytes) -> int:
+        return self._directories.lookup(directory, name)
+
+    def parent(self, directory: int) -> int:
+        found = self._directories.parent(directory)
+        return directory if directory == self.root else found
+
+    def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
+        for batch in self._directories.batches(self._directories.open(directory), cookie):
+            for entry in batch:
+                yield _new(DirEntry, entry)
+
+    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        for batch in _gathered(self._directories.batches(self._directories.open(directory), cookie)):
+            stats = self._stats(batch)
+            for entry in batch:
+                yield _new(DirEntry, entry), stats[entry[1]]
+
+    def _stats(self, entries: list[Raw]) -> dict[int, Stat | None]:
+        """The stat of each entry's inode; None, and a problem, where stat() would raise."""
+        found = self.table.stat_many(sorted([entry[1] for entry in entries]))  # in the order of the groups
+        for ino, error in found.bad.items():
+            self.damage.add(f"inode {ino}", error)
+            found.stats[ino] = None
+        return found.stats
+
+    def walk(
+        self, directory: int | None = None, failed: Failed | None = None
+    ) -> Iterator[tuple[bytes, int, Stat | None]]:
+        start = self.root if directory is None else directory
+        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        entered = {start}  # a directory has one name: with more, a few of them make a tree without end
+        while pending:
+            prefix, current, above = pending.pop()
+            above = (*above, current)
+            try:
+                for batch in _gathered(self._directories.batches(self._directories.open(current))):
+                    stats = self._stats(batch)
+                    for name, ino, _, _ in batch:
+                        path = prefix + name
+                        status = stats[ino]
+                        yield path, ino, status
+                        if status is not None and status[1] & 0xF000 == 0x4000:  # whatever the entry says of its type
+                            if ino not in entered:
+                                entered.add(ino)
+                                pending.append((path + b"/", ino, above))
+                            elif ino in above:
+                                self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
+                            else:
+                                self.passed_over(ino, path, Corrupt("directory has a second name"), failed)
+            except SKIPPED as error:
+                self.passed_over(current, prefix, error, failed)
+
+    # contents
+
+    def open(self, ino: int, stream: bytes = b"") -> Source:
+        inode = self.table.read(ino)
+        kind = inode.mode & 0xF000
+        if kind != 0x8000:
+            if kind == 0x4000:
+                raise IsADirectory(where=f"inode {ino}")
+            raise InvalidArgument("not a regular file", where=f"inode {ino}")
+        if stream:
+            raise NotFound("XFS has no named streams")
+        if inode.flags & REALTIME:
+            raise Unsupported("XFS realtime device", where=f"inode {ino}")
+        try:
+            return file_source(self.blocks, inode)
+        except Corrupt as error:
+            error.within(f"inode {ino}")
+            raise
+
+    def readlink(self, ino: int) -> Link:
+        inode = self.table.read(ino)
+        if not _stat.S_ISLNK(inode.mode):
+            raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
+        try:
+            return Link("posix", link_target(self.blocks, inode))
+        except Corrupt as error:
+            error.within(f"inode {ino}")
+            raise
+
+    # extended attributes
+
+    def xattr_names(self, ino: int) -> Sequence[bytes]:
+        inode = self.table.read(ino)
+        if not inode.attr_start:
+            return ()
+        found = []
+        for attribute in self._attributes(inode):
+            for name in (attribute.acl_name, attribute.full_name):
+                if name:
+                    found.append(name)
+        return found
+
+    def xattr(self, ino: int, name: bytes) -> bytes:
+        inode = self.table.read(ino)
+        for attribute in self._attributes(inode) if inode.attr_start else ():
+            own = attribute.full_name == name
+            if own or (attribute.acl_name and attribute.acl_name == name):
+                try:
+                    value = value_of(self.blocks, inode, attribute)
+                    return value if own else kernel_acl(value)
+                except Corrupt as error:
+                    error.within(f"inode {ino}", name.decode("utf-8", "surrogateescape"))
+                    raise
+        raise NoAttribute
+
+    def has_xattrs(self) -> bool:
+        return bool(self.superblock.version_bits & f.ATTR)
+
+    def _attributes(self, inode: Inode) -> list[Attribute]:
+        key = (self.blocks.token, "a", inode.ino)
+        found: list[Attribute] | None = self.blocks.cache.get(key)
+        if found is None:
+            try:
+                found = attributes(self.blocks, inode)
+            except Corrupt as error:
+                error.within(f"inode {inode.ino}")
+                raise
+            size = sum(250 + len(attribute.name) + len(attribute.value) for attribute in found)
+            self.blocks.cache.put(key, found, size + 200)
+        return found
+
+    # the whole
+
+    def statvfs(self) -> StatVfs:
+        sup = self.superblock
+        counts = Sums(sup.free_blocks, sup.inode_count, sup.free_inodes, 0)
+        sane = sup.free_inodes <= sup.inode_count and sup.free_blocks <= sup.data_blocks
+        trust = self._counted and sane
+        # a mount reads the groups' headers when one of these must be looked after, or the counters be added up
+        if sup.ag_count <= MOST_SUMMED and (not trust or sup.ro_compat & (f.FINOBT | f.RMAPBT | f.REFLINK)):
+            try:
+                found = sums(self.blocks)
+                counts = counts._replace(tree_blocks=found.tree_blocks) if trust else found
+            except (Corrupt, SourceError) as error:
+                self.damage.add("allocation groups", error)
+        return statvfs(sup, counts)
+
+    def details(self) -> dict[str, object]:
+        sup = self.superblock
+        return {
+            "version": sup.version,
+            "features": f.feature_names(sup.version_bits, sup.features2, sup.ro_compat, sup.incompat),
+            "block_size": sup.block_size,
+            "sector_size": sup.sector_size,
+            "inode_size": sup.inode_size,
+            "directory_block_size": sup.dir_block_size,
+            "blocks": sup.data_blocks,
+            "allocation_groups": sup.ag_count,
+            "allocation_group_blocks": sup.ag_blocks,
+            "realtime_blocks": sup.rt_blocks,
+            "log": "external" if sup.external_log else "internal",
+        }
+
+
+def _gathered(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
+    """Yield the entries of `batches` in lists that double in length up to _BATCH, so that the first come soon.
+
+    Raises: what `batches` raises, after everything before it has been yielded.
+    """
+    most = _BATCH >> 4
+    held: list[Raw] = []
+    try:
+        for batch in batches:
+            held += batch
+            if len(held) >= most:
+                yield held
+                held = []
+                most = min(most * 2, _BATCH)
+    except GuestkitError:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
