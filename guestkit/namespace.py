@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 
 from guestkit.errors import (
     Busy,
-    Corrupt,
     GuestkitError,
     InvalidArgument,
     LinkLoop,
@@ -433,10 +432,10 @@ class MountTable:
                 for path, ino, status in fs.walk(key, tell):
                     yield prefix + path, node_of(index, ino), status
                 continue
-            stack: list[tuple[bytes, int, tuple[int, ...]]] = [(prefix, top, ())]
+            stack = [(prefix, top)]
+            entered = {key}
             while stack:
-                path, node, above = stack.pop()
-                above = (*above, node)
+                path, node = stack.pop()
                 ino = split_node(node)[1]
                 try:
                     for entry in self.scan_stat(node):
@@ -446,12 +445,8 @@ class MountTable:
                             continue
                         if split_node(entry.node)[0] != index:
                             pending.append((here + b"/", entry.node))
-                        elif entry.node in above:
-                            fs.passed_over(
-                                split_node(entry.node)[1], here, Corrupt("directory is its own ancestor"), failed
-                            )
-                        else:
-                            stack.append((here + b"/", entry.node, above))
+                        elif fs.enters(split_node(entry.node)[1], here, entered, failed):
+                            stack.append((here + b"/", entry.node))
                 except SKIPPED as error:
                     fs.passed_over(ino, path, error, failed)
 

@@ -282,25 +282,33 @@ class FileSystem(ABC):
         """Yield (path relative to `directory`, inode key, Stat) for every name below it; order is the format's.
 
         Equal to the recursive scan as a set. A directory that cannot be listed in full is in problems(), and so
-        is one that would be its own ancestor, which is not entered; `failed` is told each of them every time, with
-        its path, so that nobody takes a shorter tree for the whole. `None` as in scan_stat.
+        is one that was entered before, under another name or as its own ancestor, and is not entered again; `failed`
+        is told each of them every time, with its path, so that nobody takes a shorter tree for the whole. `None` as
+        in scan_stat.
         """
         start = self.root if directory is None else directory
-        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        pending = [(b"", start)]
+        entered = {start}
         while pending:
-            prefix, current, above = pending.pop()
-            above = (*above, current)
+            prefix, current = pending.pop()
             try:
                 for entry, status in self.scan_stat(current):
                     path = prefix + entry.name
                     yield path, entry.ino, status
-                    if status is not None and _stat.S_ISDIR(status.mode):
-                        if entry.ino in above:
-                            self.passed_over(entry.ino, path, Corrupt("directory is its own ancestor"), failed)
-                        else:
-                            pending.append((path + b"/", entry.ino, above))
+                    is_directory = status is not None and _stat.S_ISDIR(status.mode)  # whatever its entry says
+                    if is_directory and self.enters(entry.ino, path, entered, failed):
+                        pending.append((path + b"/", entry.ino))
             except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
+
+    def enters(self, ino: int, path: bytes, entered: set[int], failed: Failed | None) -> bool:
+        """Whether a walk enters directory `ino`, met at `path`: only once, or a few with two names make a huge tree."""
+        if ino not in entered:
+            entered.add(ino)
+            return True
+        error = Corrupt("directory was met before: it has a second name, or is its own ancestor")
+        self.passed_over(ino, path, error, failed)
+        return False
 
     def passed_over(self, ino: int, path: bytes, error: GuestkitError, failed: Failed | None) -> None:
         """Remember that walk() could not list directory `ino` at `path` in full, and tell `failed`."""

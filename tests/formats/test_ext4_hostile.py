@@ -242,3 +242,26 @@ def test_directory_that_names_one_block_without_end_is_left_soon(tmp_path: Path)
     assert len(list(fs.walk())) < 200
     assert len(names) == 40
     assert time.monotonic() - begin < 3
+
+
+def test_directories_with_two_names_each_do_not_make_a_tree_without_end(tmp_path: Path) -> None:
+    """Of sixty directories in a row each leads to the next by two names: 2^60 paths, of which one each is walked."""
+    tree = tmp_path / "tree"
+    inner = tree
+    for level in range(60):
+        inner = inner / f"d{level}"
+    inner.mkdir(parents=True)
+    image = make(tmp_path / "image", "8M", "-t", "ext4", tree=tree)
+    path = ""
+    requests = []
+    for level in range(60):
+        requests.append(f"ln {path}/d{level} {path}/other")
+        path += f"/d{level}"
+    debugfs(image, *requests)
+    fs = open_ext4([BytesSource(image.read_bytes())], Limits(), {})
+    failed: list[bytes] = []
+    names = [name for name, _, _ in fs.walk(failed=lambda path, error: failed.append(path))]
+    assert len(names) == 60 * 2 + 1 and len(failed) == 60
+    table = MountTable()
+    table.mount(fs)
+    assert len(list(table.walk(table.root))) == len(names)

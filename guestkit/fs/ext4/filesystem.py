@@ -19,8 +19,6 @@ from guestkit.errors import (
     NotFound,
 )
 from guestkit.fs.base import (
-    DT_DIR,
-    DT_UNKNOWN,
     SKIPPED,
     DirEntry,
     Failed,
@@ -46,7 +44,6 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
-_MAYBE_DIRECTORY = (DT_DIR, DT_UNKNOWN)
 _PIECE = 32  # inodes that scan_small() decodes before it pauses
 _TOGETHER = 64  # directories that a walk lists together
 _BATCH = 65536  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
@@ -132,14 +129,14 @@ class Ext4(FileSystem):
         self, directory: int | None = None, failed: Failed | None = None
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = ROOT_INO if directory is None else directory
-        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        pending = [(b"", start)]
+        entered = {start}
         while pending:
             group = pending[-_TOGETHER:]
             del pending[-_TOGETHER:]
-            plain = whole(self._together.entries([current for _, current, _ in group]))
+            plain = whole(self._together.entries([current for _, current in group]))
             together = self._stats({entry[1] for entries in plain.values() for entry in entries})
-            for prefix, current, above in group:
-                above = (*above, current)
+            for prefix, current in group:
                 entries = plain.get(current)
                 batches = _gathered(self._batches(current)) if entries is None else (entries,)
                 try:
@@ -147,16 +144,15 @@ class Ext4(FileSystem):
                         if not batch:
                             continue
                         stats = together if entries is not None else self._stats({entry[1] for entry in batch})
-                        for name, ino, kind, _ in batch:
+                        for name, ino, _, _ in batch:
                             path = prefix + name
                             status = stats[ino]
                             yield path, ino, status
-                            # an entry may lie about its type; only one that says "directory" or nothing is looked at
-                            if kind in _MAYBE_DIRECTORY and status is not None and status[1] & 0xF000 == 0x4000:
-                                if ino in above:
-                                    self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
-                                else:
-                                    pending.append((path + b"/", ino, above))
+                            is_directory = (
+                                status is not None and status[1] & 0xF000 == 0x4000
+                            )  # whatever its entry says
+                            if is_directory and self.enters(ino, path, entered, failed):
+                                pending.append((path + b"/", ino))
                 except SKIPPED as error:
                     self.passed_over(current, prefix, error, failed)
 

@@ -136,10 +136,10 @@ class Ntfs(FileSystem):
         self, directory: int | None = None, failed: Failed | None = None
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = ROOT if directory is None else directory
-        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        pending = [(b"", start)]
+        entered = {start}
         while pending:
-            prefix, current, above = pending.pop()
-            above = (*above, current)
+            prefix, current = pending.pop()
             try:
                 for batch in self._joined(current):
                     stats = self._stats([entry[1] for entry in batch])
@@ -148,11 +148,9 @@ class Ntfs(FileSystem):
                         number = reference & 0xFFFFFFFFFFFF
                         status = stats[reference]
                         yield path, number, status
-                        if status is not None and status[1] & 0xF000 == 0x4000:
-                            if number in above:
-                                self.passed_over(number, path, Corrupt("directory is its own ancestor"), failed)
-                            else:
-                                pending.append((path + b"/", number, above))
+                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
+                        if is_directory and self.enters(number, path, entered, failed):
+                            pending.append((path + b"/", number))
             except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 

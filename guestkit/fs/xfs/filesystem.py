@@ -93,11 +93,10 @@ class Xfs(FileSystem):
         self, directory: int | None = None, failed: Failed | None = None
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = self.root if directory is None else directory
-        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
-        entered = {start}  # a directory has one name: with more, a few of them make a tree without end
+        pending = [(b"", start)]
+        entered = {start}
         while pending:
-            prefix, current, above = pending.pop()
-            above = (*above, current)
+            prefix, current = pending.pop()
             try:
                 for batch in _gathered(self._directories.batches(self._directories.open(current))):
                     stats = self._stats(batch)
@@ -105,14 +104,9 @@ class Xfs(FileSystem):
                         path = prefix + name
                         status = stats[ino]
                         yield path, ino, status
-                        if status is not None and status[1] & 0xF000 == 0x4000:  # whatever the entry says of its type
-                            if ino not in entered:
-                                entered.add(ino)
-                                pending.append((path + b"/", ino, above))
-                            elif ino in above:
-                                self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
-                            else:
-                                self.passed_over(ino, path, Corrupt("directory has a second name"), failed)
+                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
+                        if is_directory and self.enters(ino, path, entered, failed):
+                            pending.append((path + b"/", ino))
             except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 
