@@ -87,9 +87,10 @@ def raw(name: str) -> bytes:
 Top = str | os.PathLike[str]
 
 
-def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = None) -> Tree:
+def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = None, across: bool = False) -> Tree:
     """Describe the tree mounted at `top`, without following links. Other filesystems mounted below are left out.
 
+    `across`: they are not, for a filesystem whose subvolumes look like others.
     `holes_of`: the same tree elsewhere, which says where large files have holes, for a mount that cannot tell.
     """
     root = os.fsencode(top)
@@ -108,7 +109,7 @@ def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = Non
             full = path + b"/" + name
             key = prefix + text(name)
             tree[key] = _host_entry(full, content, other + full[len(root) :])
-            if tree[key].get("type") == "dir" and os.lstat(full).st_dev == device:
+            if tree[key].get("type") == "dir" and (across or os.lstat(full).st_dev == device):
                 pending.append((full, key + "/"))
     return tree
 

@@ -33,16 +33,16 @@ _INODE = 160
 class RootItem:
     """A tree's item in the root tree. `refs` 0: the subvolume is deleted."""
 
-    __slots__ = ("address", "dirid", "flags", "generation", "last_snapshot", "level", "refs")
+    __slots__ = ("address", "bytes_used", "dirid", "flags", "generation", "last_snapshot", "level", "refs")
 
     def __init__(self, item: bytes) -> None:
         """Raises: Corrupt (EUCLEAN)."""
         if len(item) < ROOT_ITEM_SIZE:
             raise Corrupt("root item", "length", found=len(item), expected=f"at least {ROOT_ITEM_SIZE}")
-        fields = _root_item(item, _INODE)
-        self.generation, self.dirid, self.address = fields[:3]
+        fields: tuple[int, ...] = _root_item(item, _INODE)
+        self.generation, self.dirid, self.address, _, self.bytes_used = fields[:5]
         self.last_snapshot, self.flags, self.refs = fields[5:8]
-        self.level: int = fields[10]
+        self.level = fields[10]
         if self.level >= MAX_LEVEL:
             raise Corrupt("root item", "level", found=self.level, expected=f"below {MAX_LEVEL}")
 

@@ -15,7 +15,8 @@ from guestkit.errors import Corrupt, Unsupported
 from guestkit.layout import Layout
 
 DATA, SYSTEM, METADATA = 1, 2, 4
-RAID0, RAID1, DUP, RAID10, RAID5, RAID6, RAID1C3, RAID1C4 = (1 << bit for bit in range(3, 11))
+RAID0, RAID1, DUP, RAID10 = 1 << 3, 1 << 4, 1 << 5, 1 << 6
+RAID5, RAID6, RAID1C3, RAID1C4 = 1 << 7, 1 << 8, 1 << 9, 1 << 10
 PROFILES = 0x7F8
 _REMAPPED = 1 << 11
 _COPIES = {0: 1, RAID0: 1, DUP: 2, RAID1: 2, RAID1C3: 3, RAID1C4: 4, RAID10: 2}

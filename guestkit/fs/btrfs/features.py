@@ -11,6 +11,10 @@ MIXED_GROUPS = 1 << 2
 NO_HOLES = 1 << 9
 METADATA_UUID = 1 << 10
 
+# of compat_ro
+FREE_SPACE_TREE = 1 << 0
+BLOCK_GROUP_TREE = 1 << 3
+
 _INCOMPAT = {
     0: "mixed-backref",
     1: "default-subvol",
