@@ -86,8 +86,12 @@ class MemoryFS(FileSystem):
     def roots(self) -> Sequence[Subvolume]:
         found = []
         pending = [(b"", 1)]
+        seen = set()
         while pending:
             path, key = pending.pop(0)
+            if key in seen:
+                continue
+            seen.add(key)
             node = self._nodes[key]
             if isinstance(node, Subvol):
                 found.append(Subvolume(node.number, path, key, node.number == self._default, node.read_only))
