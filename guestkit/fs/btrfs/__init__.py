@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from guestkit.fs.base import Problems, State
+from guestkit.fs.base import Problems
 from guestkit.fs.btrfs.assembly import assemble
 from guestkit.fs.btrfs.filesystem import Btrfs
+from guestkit.fs.btrfs.log import recover
 from guestkit.limits import Limits
 from guestkit.source import Source
-
-_OFF = ("0", "no", "false")
-_NO_REPLAY = ("norecovery", "nologreplay")
-_RESCUE = ("nologreplay", "all")
 
 
 def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) -> Btrfs:
@@ -27,16 +24,5 @@ def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) 
     """
     damage = Problems()
     trees = assemble(sources, limits, damage)
-    state = State()
-    if trees.pool.superblock.log_root:
-        state = State("dirty-not-replayed", "the log tree is not replayed")
-        if _skips(options):
-            state = State("dirty-not-replayed", "recovery was switched off")
+    state = recover(trees, options)
     return Btrfs(trees, state, limits, damage)
-
-
-def _skips(options: Mapping[str, str]) -> bool:
-    rescue = options.get("rescue", "").lower().split(":")
-    return any(word in _RESCUE for word in rescue) or any(
-        options.get(name, "no").lower() not in _OFF for name in _NO_REPLAY
-    )
