@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,16 @@ def decompress(data: bytes | memoryview, limit: int) -> bytes:
     except failure as error:
         raise Corrupt(f"LZO block: {error}") from None
     return made if len(made) <= limit else made[:limit]
+
+
+def decompress_all(blocks: Sequence[bytes], limit: int) -> list[bytes]:
+    """Return what each of the blocks holds, as decompress() does. Raises: as that."""
+    make, failure, _ = _library()
+    try:
+        made = [make(block, limit) for block in blocks]
+    except failure:
+        return [decompress(block, limit) for block in blocks]
+    return made if max(map(len, made), default=0) <= limit else [part[:limit] for part in made]
 
 
 @cache

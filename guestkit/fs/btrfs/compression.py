@@ -7,10 +7,13 @@ cut off. One that holds less goes on with zeros when it is whole and the stream 
 
 from __future__ import annotations
 
+from struct import Struct
+
 from guestkit.codec import deflate, zstd
 from guestkit.errors import Corrupt, Unsupported
 
 MOST = 128 << 10  # bytes of an extent, compressed or not
+_length = Struct("<I").unpack_from
 _METHODS = {1: "zlib", 2: "lzo", 3: "zstd"}
 
 
@@ -20,7 +23,7 @@ def check_method(number: int) -> None:
         raise Unsupported(f"Btrfs compression type {number}")
 
 
-def decompress(method: int, data: bytes | memoryview, size: int, sector_size: int, *, inline: bool = False) -> bytes:
+def decompress(method: int, data: bytes, size: int, sector_size: int, *, inline: bool = False) -> bytes:
     """Return exactly `size` bytes (at most 128 KiB) from a compressed extent. `data` may hold more behind its end.
 
     Raises: Corrupt (EUCLEAN); Unsupported for a method that is not known, or without its library.
@@ -33,7 +36,7 @@ def decompress(method: int, data: bytes | memoryview, size: int, sector_size: in
         made = _lzo(data, size, sector_size, inline)
     else:
         check_method(method)
-        made = _zstd(data, size)
+        made = zstd.decompress(data, size)
     if len(made) < size:
         if inline:
             raise Corrupt("compressed extent", "length", found=len(made), expected=size)
@@ -41,37 +44,34 @@ def decompress(method: int, data: bytes | memoryview, size: int, sector_size: in
     return made
 
 
-def _zstd(data: bytes | memoryview, size: int) -> bytes:
-    return zstd.decompress(data, size)
-
-
-def _lzo(data: bytes | memoryview, size: int, sector_size: int, inline: bool) -> bytes:
+def _lzo(data: bytes, size: int, sector: int, inline: bool) -> bytes:
     """Segments of a sector each, with their length before; a length never straddles sectors of the extent."""
-    from guestkit.codec.lzo import decompress as block
+    from guestkit.codec.lzo import decompress_all
 
     whole = len(data)
     total = int.from_bytes(data[:4], "little")
     if not 8 <= total <= whole:
         raise Corrupt("LZO extent", "length", found=total, expected=f"8 to {whole}")
-    most = sector_size + sector_size // 16 + 64 + 3 + 4  # what LZO can make of a sector that does not shrink
-    view = memoryview(data)
-    parts = []
-    made = 0
+    longest = sector + sector // 16 + 64 + 3 + 4  # what LZO can make of a sector that does not shrink
+    wanted = 1 if inline else -(-size // sector)
+    segments: list[bytes] = []
     at = 4
-    while made < size and at < total:
-        if sector_size - at % sector_size < 4:
-            at += sector_size - at % sector_size
-        length = int.from_bytes(view[at : at + 4], "little")
-        at += 4
-        if not 0 < length <= most or at + length > whole:
-            raise Corrupt("LZO extent", "segment length", found=length, expected=f"1 to {min(most, whole - at)}")
-        part = block(view[at : at + length], sector_size)
-        at += length
-        parts.append(part)
-        made += len(part)
-        if inline:
-            break
-        if len(part) < sector_size and at < total and made < size:
-            raise Corrupt("LZO extent", "segment", found=len(part), expected=sector_size)
-    joined = parts[0] if len(parts) == 1 else b"".join(parts)
-    return joined if made <= size else joined[:size]
+    last = sector - 4
+    while wanted and at < total:
+        if at % sector > last:
+            at += sector - at % sector
+        if at + 4 > whole:
+            raise Corrupt("LZO extent", "length", found=whole, expected=f"at least {at + 4}")
+        (length,) = _length(data, at)
+        begin = at + 4
+        at = begin + length
+        if not 0 < length <= longest or at > whole:
+            raise Corrupt("LZO extent", "segment length", found=length, expected=f"1 to {min(longest, whole - begin)}")
+        segments.append(data[begin:at])
+        wanted -= 1
+    parts = decompress_all(segments, sector)
+    for part in parts[:-1]:
+        if len(part) != sector:
+            raise Corrupt("LZO extent", "segment", found=len(part), expected=sector)
+    joined = b"".join(parts)
+    return joined if len(joined) <= size else joined[:size]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, SourceError, WouldBlock
+from guestkit.fs.btrfs import chunks as c
 from guestkit.fs.btrfs.checksums import checksum
 from guestkit.fs.btrfs.chunks import (
     CHUNK_ITEM,
@@ -28,6 +29,9 @@ from guestkit.source import Source
 
 if TYPE_CHECKING:
     from guestkit.fs.btrfs.tree import Items
+
+
+_WHOLE_COPIES = (0, c.DUP, c.RAID1, c.RAID1C3, c.RAID1C4)
 
 
 class Member(NamedTuple):
@@ -87,6 +91,9 @@ class Pool:
 
         Raises: SourceError where a device is missing or too short, and nothing can stand for it.
         """
+        if chunk.profile in _WHOLE_COPIES:
+            stripe = chunk.stripes[way]
+            return self.device(stripe).read(stripe.offset + logical - chunk.start, length)
         buf = bytearray(length)
         view = memoryview(buf)
         for piece in chunk.pieces(logical, length, 0 if chunk.parities else way):

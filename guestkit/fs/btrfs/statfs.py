@@ -156,7 +156,7 @@ def _allocatable(trees: Trees, groups: Sequence[Group]) -> int:
         room.append((total - used) // _STRIPE * _STRIPE)
     profile = _data_profile(groups, devices)
     least = _STRIPE * (2 if profile == c.DUP else 1)
-    free = sorted((each - _RESERVED for each in room if each > _RESERVED + least), reverse=True)
+    free: list[int] = sorted((each - _RESERVED for each in room if each > _RESERVED + least), reverse=True)
     if profile == c.RAID0:
         stripes = devices
     elif profile in (c.RAID1, c.RAID1C3, c.RAID1C4):

@@ -309,12 +309,8 @@ def is_subvolume(number: int) -> bool:
 
 
 def _check_order(entries: list[Entry]) -> None:
-    previous: Key = (-1, 0, 0)
-    for entry in entries:
-        key = entry[:3]
-        if key <= previous:
-            raise Corrupt("node", "key", found=key, expected=f"above {previous}")
-        previous = key
+    if entries != sorted(entries):
+        raise Corrupt("node", "keys", expected="ascending")
 
 
 def _tree_name(owner: int) -> str:
