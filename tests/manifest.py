@@ -316,7 +316,10 @@ def _unpacked(entry: Entry) -> Entry:
 def differences(
     wanted: Mapping[str, Entry], found: Mapping[str, Entry], *, ignore: Iterable[str] = ()
 ) -> Iterator[str]:
-    """Yield a line for each path and field in which `found` is not `wanted`; `ignore`: fields left out."""
+    """Yield a line for each path and field in which `found` is not `wanted`; `ignore`: fields left out.
+
+    A field that is None in `wanted` may be anything.
+    """
     left_out = set(ignore)
     for path in sorted(wanted.keys() | found.keys()):
         shown = repr(raw(path))[1:]
@@ -327,6 +330,8 @@ def differences(
         else:
             a, b = wanted[path], found[path]
             for field in dict.fromkeys([*a, *b]):
+                if field in a and a[field] is None:
+                    continue
                 if field in left_out or a.get(field) == b.get(field):
                     if field == "xattrs" and field not in left_out and list(a[field]) != list(b[field]):
                         yield f"{shown}: xattrs are listed as {list(b[field])}, not {list(a[field])}"

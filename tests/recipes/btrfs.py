@@ -140,7 +140,7 @@ def compressed(top: Path) -> None:
         set_method(folder, method)
         for size in (100, 2000, 4095, 4096, 4097, 70_000, 131_072, 131_073, 400_001):
             path = trees.write(folder / f"size-{size}", trees.pattern(size, method))
-            os.sync()
+            run("sync", "-f", path)
             assert path.stat().st_size == size
         path = trees.write(folder / "overwritten", trees.pattern(300 * K, "first"))
         _settled(path)
@@ -229,19 +229,19 @@ def everything(top: Path) -> None:
 
 def modest(top: Path) -> None:
     """A tree for the profiles: data in all its forms, over many stripes."""
-    trees.write(top / "long", trees.pattern(1500 * K, "long"))
+    trees.write(top / "long", trees.pattern(700 * K, "long"))
     trees.write(top / "size-100", trees.pattern(100))
     folder = top / "lzo"
     folder.mkdir()
     set_method(folder, "lzo")
-    trees.write(folder / "text", trees.pattern(300 * K, "text"))
+    trees.write(folder / "text", trees.pattern(200 * K, "text"))
     folder = top / "nocow"
     folder.mkdir()
     run("chattr", "+C", folder)
-    trees.write(folder / "plain", trees.pattern(700 * K, "nocow"))
+    trees.write(folder / "plain", trees.pattern(300 * K, "nocow"))
     folder = top / "many"
     folder.mkdir()
-    for number in range(300):
+    for number in range(0, 300, 10):
         trees.write(folder / f"name {number}", trees.pattern(number))
 
 

@@ -13,7 +13,7 @@ from struct import Struct, unpack
 from guestkit.checksum import crc32c_extend
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
 from guestkit.fs.btrfs.assembly import CSUM_TREE, Trees
-from guestkit.fs.btrfs.chunks import Chunk
+from guestkit.fs.btrfs.chunks import Chunk, Piece
 from guestkit.source import Extent, Leaf, Source
 
 _CSUM_OBJECT = (1 << 64) - 10
@@ -172,7 +172,7 @@ class Unverified(Leaf):
         """
         pool = self._pool
         for chunk, piece in pool.pieces(start, length):
-            device = self._device(chunk, piece.logical)
+            device = self._device(chunk, piece)
             if device is None:
                 yield Extent(piece.logical, piece.length, self, piece.logical)
                 continue
@@ -180,14 +180,16 @@ class Unverified(Leaf):
             for at, take, leaf, place in source.extents(piece.logical + shift, piece.length):
                 yield Extent(at - shift, take, leaf, place)
 
-    def _device(self, chunk: Chunk, logical: int) -> tuple[Source, int] | None:
+    def _device(self, chunk: Chunk, wanted: Piece) -> tuple[Source, int] | None:
         """The first device that has a copy, and what a logical address is off there."""
         for copy in range(chunk.copies):
-            piece = next(chunk.pieces(logical, 1, copy))
+            piece = next(chunk.pieces(wanted.logical, wanted.length, copy))
             try:
-                return self._pool.device(piece.stripe), piece.offset - piece.logical
+                device = self._pool.device(piece.stripe)
             except SourceError:
                 continue
+            if piece.offset + piece.length <= device.size:
+                return device, piece.offset - piece.logical
         return None
 
 

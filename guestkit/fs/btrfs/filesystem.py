@@ -186,23 +186,26 @@ class Btrfs(FileSystem):
         self, directory: int | None = None, failed: Failed | None = None
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = self.root if directory is None else directory
-        pending: list[tuple[bytes, int, tuple[int, ...]]] = [(b"", start, ())]
+        pending: list[tuple[bytes, int]] = [(b"", start)]
+        seen = {start}
         while pending:
-            prefix, current, above = pending.pop()
-            above = (*above, current)
+            prefix, current = pending.pop()
             index = split_key(current)[0]
-            below: list[tuple[bytes, int, tuple[int, ...]]] = []
+            below: list[tuple[bytes, int]] = []
             try:
                 for batch, numbers in self._batches(current, 0):
                     stats = self._stats(index, batch, numbers)
                     for (name, ino, _, _), status in zip(batch, stats, strict=True):
                         path = prefix + name
                         yield path, ino, status
-                        if status is not None and status[1] & 0xF000 == 0x4000:
-                            if ino in above:
-                                self.passed_over(ino, path, Corrupt("directory is its own ancestor"), failed)
-                            else:
-                                below.append((path + b"/", ino, above))
+                        if status is None or status[1] & 0xF000 != 0x4000 or status[0] == _STUB_INODE:
+                            continue
+                        if ino in seen:  # a directory has one name; with several, a few could give a tree without end
+                            error = Corrupt("directory is its own ancestor, or has a name elsewhere")
+                            self.passed_over(ino, path, error, failed)
+                        else:
+                            seen.add(ino)
+                            below.append((path + b"/", ino))
             except _SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
             pending += reversed(below)  # in the order of the tree, where neighbours lie together

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from guestkit.fs.btrfs.tree import Items
 
 
+_MOST_GUESSES = 32  # data stripes of a row that are taken for bad in turn, beside the one that is read
 _WHOLE_COPIES = (0, c.DUP, c.RAID1, c.RAID1C3, c.RAID1C4)
 
 
@@ -112,7 +113,7 @@ class Pool:
         """
         if not chunk.parities:
             return chunk.copies
-        return 2 if chunk.parities == 1 else 2 + chunk.width
+        return 2 if chunk.parities == 1 else 2 + min(chunk.width, _MOST_GUESSES)
 
     def good(self, logical: int, length: int, check: Callable[[bytes], GuestkitError | None]) -> bytes:
         """Return the first of the ways to read the range, inside one chunk, of which `check` finds nothing to say.
@@ -151,8 +152,8 @@ class Pool:
         if way == 2:
             bad.add(width)
         elif way > 2:
-            others = [each for each in range(width) if each != place]
-            bad.add(others[way - 3])
+            other = way - 3
+            bad.add(other + (other >= place))
         known: dict[int, bytes] = {}
         failure: SourceError | None = None
         for each in range(width + chunk.parities):
