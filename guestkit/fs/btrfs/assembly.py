@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, NotFound, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, NotFound, SourceError
 from guestkit.fs.base import Problems
 from guestkit.fs.btrfs.features import check_incompat
 from guestkit.fs.btrfs.pool import Member, Pool
@@ -97,8 +97,6 @@ def assemble(sources: Sequence[Source], limits: Limits, damage: Problems) -> Tre
         device = resolve(source)
         try:
             superblock, flaws = read_superblock(device)
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             first = first or error
             damage.add("superblock", error)

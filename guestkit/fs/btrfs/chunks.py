@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right, insort
 from collections.abc import Iterator
+from threading import Lock
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt, Unsupported
@@ -186,6 +187,7 @@ class ChunkMap:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._chunks: dict[int, Chunk] = {}
+        self._lock = Lock()
 
     def find(self, logical: int) -> Chunk | None:
         index = bisect_right(self._starts, logical) - 1
@@ -196,17 +198,18 @@ class ChunkMap:
 
     def add(self, chunk: Chunk) -> None:
         """Adding what is known changes nothing. Raises: Corrupt when it overlaps another."""
-        if chunk.start in self._chunks:
-            if self._chunks[chunk.start] != chunk:
-                raise Corrupt("chunk item", "place", found=chunk.start, expected="the same as in another copy")
-            return
-        index = bisect_right(self._starts, chunk.start)
-        if index and self._chunks[self._starts[index - 1]].end > chunk.start:
-            raise Corrupt(f"chunk {chunk.start} overlaps chunk {self._starts[index - 1]}")
-        if index < len(self._starts) and self._starts[index] < chunk.end:
-            raise Corrupt(f"chunk {chunk.start} overlaps chunk {self._starts[index]}")
-        self._chunks[chunk.start] = chunk
-        insort(self._starts, chunk.start)
+        with self._lock:
+            if chunk.start in self._chunks:
+                if self._chunks[chunk.start] != chunk:
+                    raise Corrupt("chunk item", "place", found=chunk.start, expected="the same as in another copy")
+                return
+            index = bisect_right(self._starts, chunk.start)
+            if index and self._chunks[self._starts[index - 1]].end > chunk.start:
+                raise Corrupt(f"chunk {chunk.start} overlaps chunk {self._starts[index - 1]}")
+            if index < len(self._starts) and self._starts[index] < chunk.end:
+                raise Corrupt(f"chunk {chunk.start} overlaps chunk {self._starts[index]}")
+            self._chunks[chunk.start] = chunk
+            insort(self._starts, chunk.start)
 
     def __iter__(self) -> Iterator[Chunk]:
         return iter([self._chunks[start] for start in self._starts])

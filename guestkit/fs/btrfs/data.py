@@ -11,7 +11,7 @@ from itertools import repeat
 from struct import Struct, unpack
 
 from guestkit.checksum import crc32c_extend
-from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.btrfs.assembly import CSUM_TREE, Trees
 from guestkit.fs.btrfs.chunks import Chunk, Piece
 from guestkit.source import Extent, Leaf, Source
@@ -66,8 +66,6 @@ class Verified(Leaf):
         sums = self._sums(start, length)
         try:
             data = pool.read(chunk, start, length)
-        except WouldBlock:
-            raise
         except GuestkitError:  # a copy is not there: sector by sector, from where it is
             return b"".join(
                 self._repaired(chunk, at, sums[(at - start) // self._sector * self._width :][: self._width], 0)

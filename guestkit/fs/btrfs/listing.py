@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Problems, Stat
 from guestkit.fs.btrfs.assembly import ROOT_ITEM
 from guestkit.fs.btrfs.diritem import DIRECTORY_TYPES, LONGEST_NAME, dir_item
@@ -84,8 +84,6 @@ class Listing:
                     raise Corrupt("directory index", "key type", found=kind, expected="an inode or a subvolume")
             except KeyError:
                 flaws.append(Corrupt("directory index", "type", found=type))
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 flaws.append(error)
         return names, inodes
@@ -100,8 +98,6 @@ class Listing:
             number = inodes[at]
             try:
                 buffer, entries = next(tree.runs((number, INODE_ITEM, 0), end), (b"", []))
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 self._lost(found, number, error)
                 at += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from guestkit.errors import Corrupt, GuestkitError, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, SourceError
 from guestkit.fs.btrfs import chunks as c
 from guestkit.fs.btrfs.checksums import checksum
 from guestkit.fs.btrfs.chunks import (
@@ -132,8 +132,6 @@ class Pool:
         for way in range(first, self.ways(chunk)):
             try:
                 data = self.read(chunk, logical, length, way)
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 flaw = flaw or error
                 continue

@@ -9,19 +9,21 @@ from __future__ import annotations
 from bisect import bisect_left
 from threading import Lock
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Problems, Subvolume
 from guestkit.fs.btrfs.assembly import ROOT_ITEM, RootItem, Trees
 from guestkit.fs.btrfs.diritem import first_extref, first_inode_ref, name_hash, parse_dir_items, parse_root_ref
 from guestkit.fs.btrfs.inode import DIR_ITEM, FIRST_FREE, INODE_EXTREF, INODE_REF
 from guestkit.fs.btrfs.keys import make_key, stub_key
 from guestkit.fs.btrfs.tree import FS_TREE, Items, is_subvolume
+from guestkit.limits import Budget
 
 ROOT_BACKREF = 144
 ROOT_REF = 156
 _ROOT_TREE_DIR = 6
 _READ_ONLY = 1
 _MOST_DEPTH = 4096
+_MOST_STEPS = 1 << 18  # to find the places of all subvolumes
 
 
 class Subvolumes:
@@ -122,30 +124,35 @@ class Subvolumes:
     def roots(self) -> tuple[Subvolume, ...]:
         """All that are not deleted, by number; one whose place is damaged is left out and in problems()."""
         with self._lock:
-            if self._roots is None:
-                self._roots = tuple(self._find_roots())
-            return self._roots
+            if self._roots is not None:
+                return self._roots
+            found, complete = self._find_roots()
+            if complete:
+                self._roots = tuple(found)
+            return tuple(found)
 
-    def _find_roots(self) -> list[Subvolume]:
+    def _find_roots(self) -> tuple[list[Subvolume], bool]:
+        """The subvolumes, and whether asking again would give no more."""
         found = []
+        complete = True
         default = self.default()
         paths: dict[int, bytes] = {FS_TREE: b""}
+        budget = Budget(_MOST_STEPS, "subvolumes")
         for number in self.numbers():
             try:
                 item = self.item(number)
-                path = self._path(number, paths)
+                path = self._path(number, paths, budget)
                 root = self.root_key(number)
             except NotFound:
                 continue
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 self._damage.add(f"subvolume {number}", error)
+                complete = complete and not isinstance(error, SourceError)
                 continue
             found.append(Subvolume(number, path, root, number == default, bool(item.flags & _READ_ONLY)))
-        return found
+        return found, complete
 
-    def _path(self, number: int, paths: dict[int, bytes]) -> bytes:
+    def _path(self, number: int, paths: dict[int, bytes], budget: Budget) -> bytes:
         """The path of a subvolume from the top level. Raises: NotFound where it hangs nowhere; Corrupt."""
         chain: list[tuple[int, bytes]] = []
         seen: set[int] = set()
@@ -153,11 +160,12 @@ class Subvolumes:
             if number in seen:
                 raise Corrupt("subvolume is inside itself")
             seen.add(number)
+            budget.spend()
             above = self.parent(number)
             if above is None:
                 raise NotFound(f"subvolume {number} hangs nowhere")
             upper, directory, name = above
-            names = [*directory_path(self._trees.tree(upper), directory), name]
+            names = [*directory_path(self._trees.tree(upper), directory, budget), name]
             chain.append((number, b"/".join(names)))
             number = upper
         path = paths[number]
@@ -174,10 +182,11 @@ def inode_parent(tree: Items, number: int) -> tuple[int, bytes]:
     raise Corrupt(f"inode {number} has no name")
 
 
-def directory_path(tree: Items, directory: int) -> list[bytes]:
+def directory_path(tree: Items, directory: int, budget: Budget) -> list[bytes]:
     """The names from a subvolume's root to `directory`. Raises: Corrupt."""
     names: list[bytes] = []
     while directory != FIRST_FREE:
+        budget.spend()
         directory, name = inode_parent(tree, directory)
         names.append(name)
         if len(names) > _MOST_DEPTH:

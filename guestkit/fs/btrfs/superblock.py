@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guestkit.errors import Corrupt, GuestkitError, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, SourceError
 from guestkit.fs.btrfs.checksums import checksum
 from guestkit.fs.btrfs.features import METADATA_UUID
 from guestkit.layout import Layout
@@ -166,8 +166,6 @@ def read_superblock(device: Source) -> tuple[Superblock, list[str]]:
             break
         try:
             found = parse_superblock(device.read(place, SIZE), place)
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             first = first or error
             flaws.append(f"copy at {place}: {error}")

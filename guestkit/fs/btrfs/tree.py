@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
-from guestkit.errors import Corrupt, GuestkitError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError
 from guestkit.fs.btrfs.chunks import Chunk
 from guestkit.fs.btrfs.pool import Pool
 from guestkit.fs.btrfs.superblock import MAX_LEVEL
@@ -141,8 +141,6 @@ class Nodes:
             if address % self._sector:
                 raise Corrupt("node address", found=address, expected=f"a multiple of {self._sector}")
             self._pool.good_in(self._chunk(address), address, self._size, check)
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             error.within(f"tree {_tree_name(owner)}", f"node {address}")
             raise
@@ -264,8 +262,6 @@ class Tree(Items):
         # every node is met at most once: its first key is that of its slot, and siblings do not overlap
         try:
             stack: list[tuple[Node, int, Key]] = [(self._root(), -1, END_KEY)]
-        except WouldBlock:
-            raise
         except GuestkitError as error:
             if flaws is None:
                 raise
@@ -293,8 +289,6 @@ class Tree(Items):
                 stack.append((node, at + 1, upper))
             try:
                 child = self._nodes.read(entry[3], node.level - 1, entry[4], self._owner, key, bound)
-            except WouldBlock:
-                raise
             except GuestkitError as error:
                 if flaws is None:
                     raise
