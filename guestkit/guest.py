@@ -380,11 +380,14 @@ class Guest:
             kind = kind or detected.type
             if not kind:
                 raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
+            sources = self._sources(device, members)
             try:
-                fs = registry.open_filesystem(kind, self._sources(device, members), self.limits, chosen)
+                fs = registry.open_filesystem(kind, sources, self.limits, chosen)
             except GuestkitError as error:
                 error.within(device.short)
                 raise
+            if len(sources) < detected.members:
+                fs.damage.add("devices", f"{len(sources)} of {detected.members} are here")
             self._filesystems[key] = fs
         return fs
 
@@ -398,10 +401,6 @@ class Guest:
                 if member is device:
                     raise
                 self._damage.add(member.short, error.message)
-        detected = self.detect(device)
-        if len(sources) < detected.members:
-            present = f"{len(sources)} of the {detected.members} devices of {detected.type} {detected.uuid} are here"
-            self._damage.add(device.short, present)
         return sources
 
     def root_of(

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from memoryfs import MemoryFS, MemoryGuest, Part, Subvol, Symlink
 
+from guestkit import registry
 from guestkit.errors import GuestkitError, InvalidArgument, NotFound
+from guestkit.guest import Guest
 from guestkit.inspect import inspect_guest, mount_os, report
 from guestkit.namespace import MountTable
 from guestkit.tree import Tree, mount_points
@@ -247,3 +249,18 @@ def test_error_of_a_subvolume_names_the_device() -> None:
     with pytest.raises(GuestkitError) as caught:
         fedora().root_of("btrfsvol:/dev/sda2/nothing")
     assert str(caught.value).startswith("sda2")
+
+
+def test_a_missing_member_is_a_problem_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def open_filesystem(kind: str, sources: list[Any], limits: Any, options: Any) -> MemoryFS:
+        opened.append(len(sources))
+        return MemoryFS({"f": {}})
+
+    monkeypatch.setattr(registry, "open_filesystem", open_filesystem)
+    guest = MemoryGuest([Part(None, "btrfs", "", "1234", member=number, members=3) for number in (1, 3)])
+    fs = Guest.filesystem(guest, "/dev/sda2", {"subvol": "x", "noload": ""})
+    assert opened == [2]
+    assert [str(problem.message) for problem in fs.problems()[1]] == ["2 of 3 are here"]
+    assert Guest.filesystem(guest, "/dev/sda1", {"noload": "", "subvolid": "7"}) is fs
