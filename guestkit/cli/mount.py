@@ -31,7 +31,7 @@ Show what is on a virtual machine's disk images, read-only, without root.
   -o OPTION[,OPTION]...  allow_other, default_permissions, uid=N, gid=N, umask=OCTAL, fsname=NAME, noexec,
                          nonempty, links=raw (link targets as the guest has them),
                          noload, norecovery, nologreplay (do not replay a journal or a log),
-                         ro (always so)
+                         subvol=PATH, subvolid=N, ro (always so)
   -f, --foreground       do not go into the background
       --pid-file FILE    write the number of the serving process there
   -v, --verbose          say more; with -f also what goes wrong while serving
@@ -178,6 +178,8 @@ def _mount_option(command: Command, option: str) -> None:
         command.inspector = True
     elif name in ("noload", "norecovery", "nologreplay") and not equals:
         command.filesystem_options[name] = ""
+    elif name in ("subvol", "subvolid") and value:
+        command.filesystem_options[name] = value
     elif name in ("rw", "suid", "dev"):
         raise UsageError(f"-o {option}: a mount of guestkit is always ro,nosuid,nodev")
     else:

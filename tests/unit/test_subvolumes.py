@@ -8,6 +8,7 @@ import pytest
 from memoryfs import MemoryFS, MemoryGuest, Part, Subvol, Symlink
 
 from guestkit import registry
+from guestkit.cli.mount import UsageError, parse
 from guestkit.errors import GuestkitError, InvalidArgument, NotFound
 from guestkit.guest import Guest
 from guestkit.inspect import inspect_guest, mount_os, report
@@ -264,3 +265,14 @@ def test_a_missing_member_is_a_problem_and_the_rest_is_read(monkeypatch: pytest.
     assert opened == [2]
     assert [str(problem.message) for problem in fs.problems()[1]] == ["2 of 3 are here"]
     assert Guest.filesystem(guest, "/dev/sda1", {"noload": "", "subvolid": "7"}) is fs
+
+
+def test_command_line_of_the_mount_takes_subvolumes() -> None:
+    command = parse(
+        ["-m", "btrfsvol:/dev/sda2/@/home:/home:ro", "-m", "sda1", "-o", "subvolid=5,nologreplay", "x", "m"]
+    )
+    assert command.points == [("btrfsvol:/dev/sda2/@/home", "/home", "ro"), ("sda1", "/", "")]
+    assert command.filesystem_options == {"subvolid": "5", "nologreplay": ""}
+    assert parse(["-o", "subvol=@", "x", "m"]).filesystem_options == {"subvol": "@"}
+    with pytest.raises(UsageError):
+        parse(["-o", "subvol", "x", "m"])

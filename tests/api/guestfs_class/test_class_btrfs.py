@@ -1,0 +1,95 @@
+"""The class over Btrfs: subvolumes as mountables, options that choose one, and a filesystem on two drives."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guestkit import Guestfs
+
+DATA = Path(__file__).parents[2] / "data"
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("btrfs") / "subvolumes.img"
+    path.write_bytes(lzma.decompress((DATA / "btrfs-log" / "subvolumes.img.xz").read_bytes()))
+    return path
+
+
+@pytest.fixture
+def g(image: Path) -> Iterator[Guestfs]:
+    with Guestfs(environment=False) as handle:
+        handle.add_drive(str(image), readonly=True, format="raw")
+        handle.launch()
+        yield handle
+
+
+def test_subvolumes_are_listed_behind_their_device(g: Guestfs) -> None:
+    assert list(g.list_filesystems().items()) == [
+        ("/dev/sda", "btrfs"),
+        ("btrfsvol:/dev/sda/one", "btrfs"),
+        ("btrfsvol:/dev/sda/two", "btrfs"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["btrfsvol:/dev/sda/one", "btrfsvol:/dev/vda/one", "btrfsvol:/dev/sda//one/"])
+def test_a_subvolume_is_mounted_by_its_mountable(g: Guestfs, name: str) -> None:
+    g.mount_ro(name, "/")
+    assert g.ls("/") == ["a", "b", "empty", "last"]
+    assert g.read_file("/last") == b"last"
+    assert g.mounts() == ["/dev/sda"] and g.mountpoints() == {"/dev/sda": "/"}
+    assert g.realpath("/a/..") == "/"
+
+
+@pytest.mark.parametrize("options", ["ro,subvol=one", "subvolid=256", "subvol=/one,subvolid=256"])
+def test_options_choose_the_subvolume(g: Guestfs, options: str) -> None:
+    g.mount_options(options, "/dev/sda", "/")
+    assert g.ls("/") == ["a", "b", "empty", "last"]
+
+
+def test_the_log_is_replayed_unless_an_option_says_otherwise(g: Guestfs) -> None:
+    g.mount_options("nologreplay,subvol=one", "/dev/sda", "/")
+    assert g.ls("/") == ["a", "b", "empty"]
+
+
+def test_subvolumes_are_mounted_over_each_other(g: Guestfs) -> None:
+    g.mount("/dev/sda", "/")
+    assert {"one", "two", "status"} <= set(g.ls("/"))
+    g.mount("btrfsvol:/dev/sda/two", "/one/a")
+    assert "clone" in g.ls("/one/a/b")
+    assert g.realpath("/one/a/..") == "/one"
+    g.umount("/one/a")
+    assert "file-1" in g.ls("/one/a")
+
+
+def test_facts_of_a_mountable_are_those_of_its_device(g: Guestfs) -> None:
+    name = "btrfsvol:/dev/sda/two"
+    assert g.vfs_type(name) == "btrfs"
+    assert g.vfs_label(name) == g.vfs_label("/dev/sda") == "subvolumes"
+    assert g.vfs_uuid(name) == g.vfs_uuid("/dev/sda") != ""
+    assert g.mountable_device(name) == "/dev/sda"
+    assert g.mountable_subvolume(name) == "two"
+    assert not g.is_lv(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("btrfsvol:/dev/sda/none", "no subvolume none"),
+        ("btrfsvol:/dev/sda", "expecting a btrfs volume"),
+        ("btrfsvol:/dev/sdz/one", "expecting a btrfs volume"),
+        ("btrfsvol:one", "expecting a btrfs volume"),
+    ],
+)
+def test_what_is_no_subvolume_cannot_be_mounted(g: Guestfs, name: str, text: str) -> None:
+    with pytest.raises(RuntimeError, match=text):
+        g.mount(name, "/")
+    assert g.mounts() == []
+
+
+def test_inspection_without_a_system_finds_none(g: Guestfs) -> None:
+    assert g.inspect_os() == []
