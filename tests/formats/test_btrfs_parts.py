@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from itertools import combinations
 from random import Random
 
 import pytest
-from btrfs_images import Edited, opened, put, unpacked
+from btrfs_images import HEADER, ITEM, Edited, find_item, opened, put, unpacked
 
 from guestkit.errors import Corrupt, IsADirectory, NoAttribute, NotADirectory, NotFound, Unsupported
 from guestkit.fs.btrfs.checksums import checksum
@@ -277,3 +278,57 @@ def test_files_without_checksums_stand_in_the_host_file(tmp_path_factory: pytest
         assert {extent.source for extent in hole.extents(0, hole.size)} == {None}
     finally:
         leaf.close()
+
+
+# subvolumes and figures
+
+
+def test_a_deleted_subvolume_is_not_listed_and_its_name_leads_nowhere() -> None:
+    image = Edited()
+    fs = image.open()
+    number = next(volume.id for volume in fs.roots() if volume.path == b"sub/inner")
+    image.item(1, (number, 132, 0), put(160 + 56, "I", 0))
+    fs = image.open()
+    assert number not in [volume.id for volume in fs.roots()]
+    assert len(fs.roots()) == len(Edited().open().roots()) - 1
+    key = fs.lookup(fs.lookup(fs.root, b"sub"), b"inner")
+    assert fs.stat(key).ino == 2
+    assert list(fs.scan(key)) == []
+
+
+def test_figures_come_from_the_block_group_tree_where_there_is_one() -> None:
+    image = Edited("dup")
+    before = image.open().statvfs()
+    extents = image.root(2)
+    assert not image.node(extents)[100]
+    image.edit(extents, put(88, "Q", 11))
+
+    def rename(node: bytearray) -> None:
+        index, _, _ = find_item(node, (10, 132, 0))
+        other, place, size = find_item(node, (2, 132, 0))
+        assert other < index
+        _, mine, _ = find_item(node, (10, 132, 0))
+        node[mine : mine + size] = node[place : place + size]
+        struct.pack_into("<Q", node, HEADER + index * ITEM.size, 11)
+
+    image.edit(image.leaf(1, (10, 132, 0)), rename)
+    image.superblock(compat_ro=(180, "Q", 8))
+    fs = image.open()
+    after = fs.statvfs()
+    assert (after.blocks, after.bavail) == (before.blocks, before.bavail)
+    assert "block-group-tree" in fs.details()["features"]  # type: ignore[operator]
+
+
+def test_a_device_left_behind_is_told() -> None:
+    one, two = unpacked("raid1")
+    old = bytearray(two)
+    struct.pack_into("<Q", old, 0x10000 + 72, 3)
+    struct.pack_into("<Q", old, 0x4000000 + 72, 3)
+    for place in (0x10000, 0x4000000):
+        old[place : place + 4] = checksum(0).digest(bytes(old[place + 32 : place + 4096]))
+    fs = opened(old, one)
+    assert [problem.message for problem in fs.problems()[1]] == [
+        f"was left at generation 3, the filesystem is at {fs.superblock.generation}"
+    ]
+    source = fs.open(fs.lookup(fs.root, b"long"))
+    assert source.read(0, 16) == b"long          0\n"

@@ -17,7 +17,7 @@ from typing import Any
 import manifest
 
 from . import trees
-from .host import loop_device, mounted, run, versions
+from .host import loop_device, loop_mount, mounted, run, versions
 
 UUID = "b7f50000-1111-4222-8333-444455556666"
 K = 1024
@@ -39,6 +39,7 @@ class Recipe:
     megabytes: int = 48
     devices: int = 1
     mount: str = ""
+    converted: bool = False  # from an ext4 made with the options `mkfs`
     frozen: str = ""  # what there is a read-only snapshot of
     after: Callable[[list[Path]], None] | None = None
     kept: bool = True  # in the repository
@@ -55,6 +56,9 @@ def make(recipe: Recipe, image: Path) -> None:
     for file in files:
         with file.open("wb") as made:
             made.truncate(recipe.megabytes << 20)
+    if recipe.converted:
+        convert(recipe, image)
+        return
     words = ["-q", "-f", "-L", recipe.name, *recipe.mkfs]
     if "-U" not in recipe.mkfs:
         words += ["-U", UUID]
@@ -67,6 +71,18 @@ def make(recipe: Recipe, image: Path) -> None:
         run("sync", "-f", top)
     if recipe.after is not None:
         recipe.after(files)
+
+
+def convert(recipe: Recipe, image: Path) -> None:
+    """Make an ext4 and turn it into a Btrfs, which keeps the old one as a file in a subvolume."""
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-N", "320", "-U", UUID, *recipe.mkfs, image)
+    with loop_mount(image, options="rw") as top:
+        recipe.fill(top)
+        (top / "link-4095").unlink()  # btrfs-convert 6.2 gives it an extent that Linux refuses for a link
+        trees.settle(top)
+    run("e2fsck", "-fp", image, ok=(0, 1))
+    run("btrfs-convert", "--uuid", "copy", image)
+    run("btrfs", "filesystem", "label", image, recipe.name)
 
 
 @contextmanager
@@ -277,6 +293,7 @@ def recipes() -> list[Recipe]:
         Recipe("node64k", ("-n", "65536", *SINGLE), modest, 96),
         Recipe("metadata-uuid", SINGLE, modest, 48, after=change_uuid),
         Recipe("old", (*SINGLE, "-O", "^skinny-metadata,^no-holes,^extref", "-R", "^free-space-tree"), modest, 48),
+        Recipe("converted", ("-J", "size=4"), lambda top: trees.plain(top, huge=False), 128, converted=True),
         Recipe("dup", ("-m", "dup", "-d", "single"), modest, 112),
     ]
     for profile, devices in PROFILES.items():

@@ -31,6 +31,7 @@ _INCOMPAT = {
     12: "zoned",
     13: "extent-tree-v2",
     14: "raid-stripe-tree",
+    15: "encryption",
     16: "simple-quota",
     17: "remap-tree",
 }
