@@ -279,7 +279,9 @@ def test_changed_tree_reads_as_a_dict_that_was_changed(seed: int) -> None:
             model[key] = item
     wanted = [(*key, model[key]) for key in sorted(model)]
     assert list(tree.items()) == wanted
-    for _ in range(30):
+    for turn in range(40):
+        if turn == 15:
+            tree.freeze()
         low, high = some_key(), some_key()
         assert list(tree.items(low, high)) == [found for found in wanted if low <= found[:3] < high]
         assert tree.get(low) == model.get(low)
@@ -595,7 +597,39 @@ def test_inline_data_is_replaced_whole() -> None:
     assert Inode(found[257, INODE_ITEM, 0]).get("nbytes") == 3
 
 
+def test_reading_over_many_deleted_items_looks_at_each_of_them_once() -> None:
+    class Counting(Plain):
+        looks = 0
+
+        def before(self, key: Key) -> Found | None:
+            self.looks += 1
+            return super().before(key)
+
+    base = Counting({(1, 1, number): b"" for number in range(1000)})
+    tree = Changed(base, Budget(2500, "log tree"))
+    for number in range(1, 1000):
+        tree.delete((1, 1, number))
+    assert tree.before((2, 0, 0)) == (1, 1, 0, b"")
+    with pytest.raises(Corrupt):
+        tree.before((2, 0, 0))
+    tree.freeze()
+    for _ in range(100):
+        assert tree.before((2, 0, 0)) == (1, 1, 0, b"")
+        assert tree.before((1, 1, 500)) == (1, 1, 0, b"")
+    assert base.looks < 4000
+
+
 def test_work_of_a_replay_is_bounded() -> None:
     log = {(number, INODE_ITEM, 0): inode(0o100644) for number in range(1000, 2000)}
     with pytest.raises(Corrupt, match="log tree"):
         Replay(Plain(TOP), Plain(log), SHAPE, Budget(500, "log tree")).run()
+
+
+def test_extents_that_all_overlap_end_the_replay_soon() -> None:
+    k = 4096
+    base = {**TOP, **FILE, **{(257, EXTENT_DATA, at * k): extent(1 << 30, k) for at in range(5000)}}
+    log = {(257, EXTENT_DATA, at * k): extent((2 << 30) + at * k, (6000 - at) * k) for at in range(5000)}
+    start = time.monotonic()
+    with pytest.raises(Corrupt, match="log tree"):
+        Replay(Plain(base, 200), Plain(log, 200), SHAPE, Budget(300_000, "log tree")).run()
+    assert time.monotonic() - start < 10

@@ -21,7 +21,7 @@ from guestkit.fs.btrfs.logtree import Changed
 from guestkit.fs.btrfs.tree import LOG_TREE, Items, Tree, is_subvolume
 from guestkit.limits import Budget
 
-_MOST_STEPS = 1_000_000  # items of logs, and of directories that they change
+_MOST_STEPS = 600_000  # items of logs, three times, and of what they change
 _OFF = ("no", "off", "0", "false")
 
 
@@ -54,6 +54,7 @@ def recover(trees: Trees, options: Mapping[str, str]) -> State:
     except GuestkitError as error:
         return State("dirty-not-replayed", f"the log tree cannot be replayed: {error}")
     for number, tree in changed.items():
+        tree.freeze()
         trees.replace(number, tree)
     return State("replayed", f"the logs of {logs} subvolumes" if logs != 1 else "the log of one subvolume")
 
@@ -69,7 +70,7 @@ def _replay_all(trees: Trees, log_root: Items, shape: Format) -> tuple[dict[int,
     budget = Budget(_MOST_STEPS, "log tree")
     changed: dict[int, Changed] = {}
     try:
-        sums = Changed(trees.tree(CSUM_TREE))
+        sums = Changed(trees.tree(CSUM_TREE), budget)
         changed[CSUM_TREE] = sums
     except NotFound:
         sums = None

@@ -63,7 +63,7 @@ class Replay:
     """The replay of one subvolume's log into `tree`, which is the subvolume's with changes over it."""
 
     def __init__(self, base: Items, log: Items, shape: Format, budget: Budget) -> None:
-        self.tree = Changed(base)
+        self.tree = Changed(base, budget)
         self._log = log
         self._shape = shape
         self._budget = budget
