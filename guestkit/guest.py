@@ -380,14 +380,11 @@ class Guest:
             kind = kind or detected.type
             if not kind:
                 raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
-            sources = self._sources(device, members)
             try:
-                fs = registry.open_filesystem(kind, sources, self.limits, chosen)
+                fs = registry.open_filesystem(kind, self._sources(device, members), self.limits, chosen)
             except GuestkitError as error:
                 error.within(device.short)
                 raise
-            if len(sources) < detected.members:
-                fs.damage.add("devices", f"{len(sources)} of {detected.members} are here")
             self._filesystems[key] = fs
         return fs
 

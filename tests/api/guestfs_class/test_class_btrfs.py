@@ -93,3 +93,34 @@ def test_what_is_no_subvolume_cannot_be_mounted(g: Guestfs, name: str, text: str
 
 def test_inspection_without_a_system_finds_none(g: Guestfs) -> None:
     assert g.inspect_os() == []
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_a_filesystem_on_several_drives_is_listed_once_and_opened_from_any(
+    order: tuple[int, ...], tmp_path: Path
+) -> None:
+    with Guestfs(environment=False) as handle:
+        for number in order:
+            path = tmp_path / f"{number}.img"
+            path.write_bytes(lzma.decompress((DATA / "btrfs" / f"raid5.{number}.img.xz").read_bytes()))
+            handle.add_drive(str(path), readonly=True, format="raw")
+        handle.launch()
+        assert [name for name in handle.list_filesystems() if not name.startswith("btrfsvol:")] == ["/dev/sda"]
+        found = []
+        for device in handle.list_devices():
+            handle.mount_ro(device, "/")
+            found.append(handle.find("/"))
+            handle.umount_all()
+        assert found[0] == found[1] == found[2] != []
+
+
+def test_copies_of_one_device_of_several_are_refused(tmp_path: Path) -> None:
+    with Guestfs(environment=False) as handle:
+        for number, name in ((1, "one"), (2, "two"), (1, "copy")):
+            path = tmp_path / f"{name}.img"
+            path.write_bytes(lzma.decompress((DATA / "btrfs" / f"raid1.{number}.img.xz").read_bytes()))
+            handle.add_drive(str(path), readonly=True, format="raw")
+        handle.launch()
+        with pytest.raises(RuntimeError, match="sda and sdc both are device 1"):
+            handle.mount_ro("/dev/sdb", "/")
+        assert set(handle.list_filesystems()) == {"/dev/sda", "/dev/sdb", "/dev/sdc"}
