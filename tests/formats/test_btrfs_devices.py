@@ -55,6 +55,7 @@ def test_any_devices_that_can_be_spared_may_be_missing(name: str) -> None:
 def test_noise_on_any_devices_that_can_be_spared_changes_nothing(name: str) -> None:
     devices = unpacked(name)
     expected = whole(name)
+    noticed = 0
     for bad in list(combinations(range(len(devices)), SPARE[name]))[:4]:
         fs = opened(*(spoiled(device) if at in bad else device for at, device in enumerate(devices)))
         found = shown(fs)
@@ -62,6 +63,10 @@ def test_noise_on_any_devices_that_can_be_spared_changes_nothing(name: str) -> N
             del found[path]
         kept = {path: entry for path, entry in expected.items() if not path.startswith("nocow/")}
         assert list(manifest.differences(kept, found)) == []
+        count, first = fs.problems()
+        noticed += count
+        assert all(problem.message.endswith("bad checksum; another copy was used") for problem in first)
+    assert noticed  # what stands in first copies
 
 
 @pytest.mark.parametrize("name", ["raid0", "raid5", "raid6", "raid1"])
@@ -115,7 +120,9 @@ def test_one_copy_of_a_node_suffices_and_none_is_an_error() -> None:
     leaf = image.leaf(5, (256, 96, 0))
     first, second = image.place(leaf), image.place(leaf, 1)
     image.data[first + 500] ^= 1
-    assert list(manifest.differences(whole("dup"), shown(image.open()))) == []
+    fs = image.open()
+    assert list(manifest.differences(whole("dup"), shown(fs))) == []
+    assert fs.problems()[0] == 1
     image.data[second + 500] ^= 1
     with pytest.raises(Corrupt, match="checksum"):
         fs = image.open()

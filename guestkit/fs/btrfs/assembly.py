@@ -19,7 +19,7 @@ from guestkit.resolve import resolve
 from guestkit.source import Source
 
 ROOT_ITEM = 132
-ROOT_TREE, EXTENT_TREE, CHUNK_TREE, DEV_TREE = 1, 2, 3, 4
+ROOT_TREE, EXTENT_TREE, CHUNK_TREE = 1, 2, 3
 CSUM_TREE = 7
 BLOCK_GROUP_TREE = 11
 
@@ -121,4 +121,7 @@ def assemble(sources: Sequence[Source], limits: Limits, damage: Problems) -> Tre
                 f"was left at generation {superblock.generation}, the filesystem is at {best.generation}",
             )
         members[superblock.dev_id] = Member(superblock.dev_uuid, device)
-    return Trees(Pool(best, members, limits))
+    if len(members) < best.device_count:
+        present = ", ".join(map(str, sorted(members)))
+        damage.add("devices", f"of {best.device_count} devices these are here: {present}")
+    return Trees(Pool(best, members, limits, damage))

@@ -16,8 +16,6 @@ from guestkit.fs.btrfs.extents import ExtentMap, FileExtent
 from guestkit.limits import Limits
 from guestkit.source import BytesSource, Extent, Leaf, Source
 
-_EVERYTHING = 1 << 64
-
 
 class Data:
     """What all files of one filesystem read through."""

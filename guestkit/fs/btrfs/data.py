@@ -91,11 +91,14 @@ class Verified(Leaf):
         if first >= self._pool.ways(chunk):
             raise flaw
         try:
-            return self._pool.good_in(chunk, address, self._sector, check, first)
+            data = self._pool.good(chunk, address, self._sector, check, first)
         except SourceError:
             if first:  # a copy was there and was bad; that the others are missing explains less
                 raise flaw from None
             raise
+        if first:
+            self._pool.replaced(address, flaw)
+        return data
 
     def _sums(self, start: int, length: int) -> bytes:
         """The checksums of whole sectors. Raises: Corrupt where there is none."""
@@ -151,7 +154,7 @@ class Unverified(Leaf):
         while length:
             chunk = self._pool.chunk(offset)
             take = min(length, chunk.end - offset, _STEP)
-            parts.append(self._pool.good_in(chunk, offset, take, lambda data: None))
+            parts.append(self._pool.good(chunk, offset, take, lambda data: None))
             offset += take
             length -= take
         return b"".join(parts)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from guestkit.errors import Unsupported
 
-MIXED_GROUPS = 1 << 2
 NO_HOLES = 1 << 9
 METADATA_UUID = 1 << 10
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, SourceError
+from guestkit.fs.base import Problems
 from guestkit.fs.btrfs import chunks as c
 from guestkit.fs.btrfs.checksums import checksum
 from guestkit.fs.btrfs.chunks import (
@@ -45,8 +46,9 @@ class Member(NamedTuple):
 class Pool:
     """Reads logical addresses. `members`: the devices that are there, by device id."""
 
-    def __init__(self, superblock: Superblock, members: Mapping[int, Member], limits: Limits) -> None:
+    def __init__(self, superblock: Superblock, members: Mapping[int, Member], limits: Limits, damage: Problems) -> None:
         """Raises: Corrupt, Unsupported for the system chunks in the superblock."""
+        self.damage = damage
         self.superblock = superblock
         self.members = dict(members)
         self.limits = limits
@@ -115,17 +117,14 @@ class Pool:
             return chunk.copies
         return 2 if chunk.parities == 1 else 2 + min(chunk.width, _MOST_GUESSES)
 
-    def good(self, logical: int, length: int, check: Callable[[bytes], GuestkitError | None]) -> bytes:
-        """Return the first of the ways to read the range, inside one chunk, of which `check` finds nothing to say.
-
-        Raises: what `check` said of the first, or SourceError where nothing could be read.
-        """
-        return self.good_in(self.chunk(logical), logical, length, check)
-
-    def good_in(
+    def good(
         self, chunk: Chunk, logical: int, length: int, check: Callable[[bytes], GuestkitError | None], first: int = 0
     ) -> bytes:
-        """As good(), in a chunk that is known, from the way of number `first`."""
+        """Return the first of the ways to read the range, inside the chunk, of which `check` finds nothing to say.
+
+        `first`: the number of the way to begin with. That a copy was bad is put into the problems.
+        Raises: what `check` said of the first, or SourceError where nothing could be read.
+        """
         if logical + length > chunk.end:
             raise Corrupt(f"{length} bytes at logical address {logical} reach beyond their chunk")
         flaw: GuestkitError | None = None
@@ -137,10 +136,16 @@ class Pool:
                 continue
             found = check(data)
             if found is None:
+                if flaw is not None and not isinstance(flaw, SourceError):
+                    self.replaced(logical, flaw)
                 return data
             if flaw is None or isinstance(flaw, SourceError):
                 flaw = found
         raise flaw or SourceError(f"no copy of logical address {logical} is left")
+
+    def replaced(self, logical: int, flaw: GuestkitError) -> None:
+        """Tell that a copy of what stands at a logical address is bad, and another was used."""
+        self.damage.add(f"logical address {logical}", f"{flaw.message}; another copy was used")
 
     def _recovered(self, chunk: Chunk, piece: Piece, way: int) -> bytes:
         """Raises: SourceError when too few of the row are there."""

@@ -27,7 +27,6 @@ END_KEY: Key = (1 << 64, 0, 0)  # behind all
 
 FS_TREE = 5
 FIRST_FREE = 256
-_LAST_FREE = (1 << 64) - 256
 LOG_TREE = (1 << 64) - 6
 RELOC_TREE = (1 << 64) - 8
 
@@ -140,7 +139,7 @@ class Nodes:
         try:
             if address % self._sector:
                 raise Corrupt("node address", found=address, expected=f"a multiple of {self._sector}")
-            self._pool.good_in(self._chunk(address), address, self._size, check)
+            self._pool.good(self._chunk(address), address, self._size, check)
         except GuestkitError as error:
             error.within(f"tree {_tree_name(owner)}", f"node {address}")
             raise
