@@ -17,7 +17,7 @@ import manifest
 import pytest
 
 from guestkit import registry
-from guestkit.errors import Corrupt, GuestkitError, Unsupported
+from guestkit.errors import Corrupt, GuestkitError, SourceError, Unsupported
 from guestkit.fs.base import FileSystem, Problems
 from guestkit.fs.btrfs import logtree
 from guestkit.fs.btrfs.assembly import ROOT_ITEM, RootItem, Trees, assemble
@@ -200,6 +200,36 @@ def test_log_of_another_transaction_is_not_replayed(images: dict[str, bytes]) ->
     struct.pack_into("<Q", block, 80, generation)
     fs = opened(patched(image, first, sealed(block)))
     assert fs.state.kind == "dirty-not-replayed" and "generation" in fs.state.reason
+
+
+class Failing(BytesSource):
+    """Raises for reads that meet the `length` bytes at `bad`."""
+
+    def __init__(self, data: bytes, bad: int, length: int) -> None:
+        super().__init__(data)
+        self.bad, self.length = bad, length
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < self.bad + self.length and self.bad < offset + length:
+            raise SourceError("the host says no")
+        return super().read(offset, length)
+
+    def read_into(self, offset: int, buf: memoryview) -> None:
+        buf[:] = self.read(offset, len(buf))
+
+
+def test_log_that_the_host_cannot_read_is_an_error_of_the_opening(images: dict[str, bytes]) -> None:
+    image = images["names"]
+    for offset in log_blocks(trees_of(BytesSource(image))):
+        with pytest.raises(SourceError):
+            opened(Failing(image, offset, 4096))
+
+
+def test_log_on_what_is_cut_off_leaves_the_last_commit(images: dict[str, bytes]) -> None:
+    image = images["names"]
+    last = max(log_blocks(trees_of(BytesSource(image))))
+    fs = opened(Failing(image[: len(image) - 4096], last, 4096))
+    assert fs.state.kind == "dirty-not-replayed" and "the host says no" in fs.state.reason
 
 
 @pytest.mark.parametrize("name", ["names", "data", "attributes", "subvolumes", "random-103"])

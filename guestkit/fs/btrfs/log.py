@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
 from guestkit.fs.base import State
 from guestkit.fs.btrfs.assembly import CSUM_TREE, ROOT_ITEM, RootItem, Trees
 from guestkit.fs.btrfs.features import NO_HOLES, unknown_compat_ro
@@ -30,6 +30,7 @@ def recover(trees: Trees, options: Mapping[str, str]) -> State:
 
     The options "nologreplay", "norecovery" and "rescue=nologreplay" leave them alone, and so does damage in the logs,
     with which the kernel refuses the mount: what is shown then is the last commit, and the state tells.
+    Raises: SourceError when the host cannot read a log that is there.
     """
     superblock = trees.pool.superblock
     if not superblock.log_root:
@@ -52,11 +53,21 @@ def recover(trees: Trees, options: Mapping[str, str]) -> State:
     except WouldBlock:
         raise
     except GuestkitError as error:
+        if isinstance(error, SourceError) and _whole(trees):  # the host may read it the next time
+            raise
         return State("dirty-not-replayed", f"the log tree cannot be replayed: {error}")
     for number, tree in changed.items():
         tree.freeze()
         trees.replace(number, tree)
     return State("replayed", f"the logs of {logs} subvolumes" if logs != 1 else "the log of one subvolume")
+
+
+def _whole(trees: Trees) -> bool:
+    """Whether all devices are here, none of them cut off."""
+    superblock, members = trees.pool.superblock, trees.pool.members.values()
+    return len(members) == superblock.device_count and superblock.total_bytes <= sum(
+        member.source.size for member in members
+    )
 
 
 def _unwanted(options: Mapping[str, str]) -> bool:
