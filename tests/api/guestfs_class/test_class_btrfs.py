@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from memoryfs import MemoryFS, MemoryGuest, Part, Subvol
 
 from guestkit import Guestfs
 
@@ -124,3 +125,30 @@ def test_copies_of_one_device_of_several_are_refused(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="sda and sdc both are device 1"):
             handle.mount_ro("/dev/sdb", "/")
         assert set(handle.list_filesystems()) == {"/dev/sda", "/dev/sdb", "/dev/sdc"}
+
+
+def test_system_in_a_subvolume_is_inspected_and_mounted() -> None:
+    fstab = "UUID=1234 / btrfs subvol=root 0 0\nLABEL=pool /home btrfs subvol=/home,compress=zstd 0 0\n"
+    root = {"etc": {"fstab": fstab, "os-release": "ID=fedora\nVERSION_ID=40\n", "hostname": "box\n"}}
+    root.update({"bin": {}, "home": {}})
+    tree = {
+        "root": Subvol(256, root),
+        "home": Subvol(257, {"user": {}}),
+        "snapshot": Subvol(258, root, read_only=True),
+    }
+    with Guestfs(environment=False) as handle:
+        handle.add_drive("/dev/null")
+        handle.launch()
+        handle._guest = MemoryGuest(Part(MemoryFS(tree), "btrfs", "pool", "1234"))
+        assert handle.inspect_os() == ["btrfsvol:/dev/sda/root"]
+        (name,) = handle.inspect_get_roots()
+        assert handle.inspect_get_distro(name) == handle.inspect_get_distro("btrfsvol:/dev/vda/root") == "fedora"
+        assert handle.inspect_get_hostname(name) == "box"
+        assert handle.inspect_get_filesystems(name) == ["btrfsvol:/dev/sda/root", "btrfsvol:/dev/sda/home"]
+        points = handle.inspect_get_mountpoints(name)
+        assert points == {"/": "btrfsvol:/dev/sda/root", "/home": "btrfsvol:/dev/sda/home"}
+        for point in sorted(points):
+            handle.mount_ro(points[point], point)
+        assert handle.ls("/home") == ["user"]
+        with pytest.raises(RuntimeError, match="root device not found"):
+            handle.inspect_get_distro("btrfsvol:/dev/sda/snapshot")
