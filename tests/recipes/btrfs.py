@@ -266,6 +266,14 @@ def mixed(top: Path) -> None:
     compressed(top)
 
 
+def balanced(top: Path) -> None:
+    """Data in two profiles, as a conversion leaves it that was stopped."""
+    modest(top)
+    run("sync", "-f", top)
+    run("btrfs", "balance", "start", "-f", "-dconvert=single,limit=1", "-mconvert=dup", top)
+    trees.write(top / "later", trees.pattern(200 * K, "later"))
+
+
 def default_subvolume(top: Path) -> None:
     """As openSUSE has it: the default is a snapshot below, and what belongs beside it is elsewhere."""
     run("btrfs", "subvolume", "create", top / "@")
@@ -294,6 +302,7 @@ def recipes() -> list[Recipe]:
         Recipe("metadata-uuid", SINGLE, modest, 48, after=change_uuid),
         Recipe("old", (*SINGLE, "-O", "^skinny-metadata,^no-holes,^extref", "-R", "^free-space-tree"), modest, 48),
         Recipe("converted", ("-J", "size=4"), lambda top: trees.plain(top, huge=False), 128, converted=True),
+        Recipe("balanced", ("-m", "raid1", "-d", "raid1"), balanced, 256, 2),
         Recipe("dup", ("-m", "dup", "-d", "single"), modest, 112),
     ]
     for profile, devices in PROFILES.items():

@@ -30,7 +30,7 @@ _UNLINK_ITEMS = 6  # metadata items that removing a name takes
 _MOST_GROUPS = 1 << 18
 
 # in the kernel's order: the factor of the last one that data is in counts
-_ORDER = (c.RAID10, c.RAID1, c.DUP, c.RAID0, 0, c.RAID5, c.RAID6, c.RAID1C3, c.RAID1C4)
+_ORDER = (0, c.RAID0, c.RAID1, c.DUP, c.RAID10, c.RAID5, c.RAID6, c.RAID1C3, c.RAID1C4)
 _FACTOR = {c.RAID10: 2, c.RAID1: 2, c.DUP: 2, c.RAID1C3: 3, c.RAID1C4: 4}
 _MIRRORED = c.RAID10 | c.RAID1 | c.RAID1C3 | c.RAID1C4 | c.RAID5 | c.RAID6 | c.DUP
 # from the most redundant, which is what data is allocated in, and how many devices each needs
