@@ -46,6 +46,7 @@ from guestkit.fs.btrfs.logitems import (
 )
 from guestkit.fs.btrfs.logreplay import Format, Replay
 from guestkit.fs.btrfs.logtree import Changed
+from guestkit.fs.btrfs.superblock import read_superblock
 from guestkit.fs.btrfs.tree import END_KEY, LOG_TREE, Entry, Found, Items, Key, Node
 from guestkit.limits import Budget, Limits
 from guestkit.source import BytesSource, Overlay, Patch, Source
@@ -663,3 +664,18 @@ def test_extents_that_all_overlap_end_the_replay_soon() -> None:
     with pytest.raises(Corrupt, match="log tree"):
         Replay(Plain(base, 200), Plain(log, 200), SHAPE, Budget(300_000, "log tree")).run()
     assert time.monotonic() - start < 10
+
+
+def test_first_superblock_counts_though_a_copy_is_newer(images: dict[str, bytes]) -> None:
+    image = bytearray(images["names"])
+    assert len(image) == 64 << 20  # there is no room for the copy at 64 MiB
+    block = bytearray(image[SUPER : SUPER + 4096])
+    generation = struct.unpack_from("<Q", block, 72)[0]
+    struct.pack_into("<QQQ", block, 48, 64 << 20, *struct.unpack_from("<QQ", block, 56))
+    struct.pack_into("<Q", block, 72, generation + 5)
+    superblock, flaws = read_superblock(BytesSource(bytes(image) + sealed(block)))
+    assert (superblock.generation, flaws) == (generation, [])
+    image[SUPER + 500] ^= 1
+    superblock, flaws = read_superblock(BytesSource(bytes(image) + sealed(block)))
+    assert superblock.generation == generation + 5
+    assert flaws == ["copy at 65536: superblock: bad checksum"]

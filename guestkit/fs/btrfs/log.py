@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError, WouldBlock
+from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import State
 from guestkit.fs.btrfs.assembly import CSUM_TREE, ROOT_ITEM, RootItem, Trees
 from guestkit.fs.btrfs.features import NO_HOLES, unknown_compat_ro
@@ -50,8 +50,6 @@ def recover(trees: Trees, options: Mapping[str, str]) -> State:
     try:
         log_root = Tree(trees.nodes, superblock.log_root, superblock.log_root_level, shape.generation, LOG_TREE)
         changed, logs = _replay_all(trees, log_root, shape)
-    except WouldBlock:
-        raise
     except GuestkitError as error:
         if isinstance(error, SourceError) and _whole(trees):  # the host may read it the next time
             raise

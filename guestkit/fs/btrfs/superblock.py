@@ -154,8 +154,9 @@ def parse_superblock(buf: bytes, place: int) -> Superblock:
 
 
 def read_superblock(device: Source) -> tuple[Superblock, list[str]]:
-    """Return the valid copy of the highest generation on `device`, and what is wrong with the others.
+    """Return the first valid copy on `device`, and what is wrong with the others.
 
+    The kernel mounts by the first copy alone: one behind it may be newer in an image that was copied while in use.
     Raises: what the first copy raises when none is good.
     """
     best: Superblock | None = None
@@ -170,8 +171,7 @@ def read_superblock(device: Source) -> tuple[Superblock, list[str]]:
             first = first or error
             flaws.append(f"copy at {place}: {error}")
             continue
-        if best is None or found.generation > best.generation:
-            best = found
+        best = best or found
     if best is None:
         raise first or SourceError(f"a device of {device.size} bytes holds no Btrfs superblock")
     return best, flaws
