@@ -42,6 +42,7 @@ class Recipe:
     converted: bool = False  # from an ext4 made with the options `mkfs`
     frozen: str = ""  # what there is a read-only snapshot of
     after: Callable[[list[Path]], None] | None = None
+    settled: bool = True  # times are given once it is filled
     kept: bool = True  # in the repository
 
 
@@ -65,7 +66,8 @@ def make(recipe: Recipe, image: Path) -> None:
     run("mkfs.btrfs", *words, *files)
     with kernel_mount(files, options=",".join(filter(None, ("rw", recipe.mount)))) as top:
         recipe.fill(top)
-        trees.settle(top)
+        if recipe.settled:
+            trees.settle(top)
         if recipe.frozen:
             run("btrfs", "subvolume", "snapshot", "-r", top / recipe.frozen, top / "frozen")
         run("sync", "-f", top)
