@@ -10,6 +10,15 @@ from collections.abc import Sequence
 
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, NotFound, SourceError
 from guestkit.fs.base import Problems
+from guestkit.fs.btrfs.chunks import (
+    CHUNK_ITEM,
+    DATA,
+    FIRST_CHUNK_TREE,
+    METADATA,
+    PROFILE_NAMES,
+    PROFILES,
+    SYSTEM,
+)
 from guestkit.fs.btrfs.features import check_incompat
 from guestkit.fs.btrfs.pool import Member, Pool
 from guestkit.fs.btrfs.superblock import MAX_LEVEL, Superblock, read_superblock
@@ -78,6 +87,18 @@ class Trees:
             known = Tree(self.nodes, item.address, item.level, item.generation, number)
             known = self._known.setdefault(number, known)
         return known
+
+    def profiles(self) -> dict[str, list[str]]:
+        """The profiles in which data, metadata and system chunks stand, by name. Raises: Corrupt, SourceError."""
+        kinds = (("data", DATA), ("metadata", METADATA), ("system", SYSTEM))
+        found: dict[str, set[str]] = {name: set() for name, _ in kinds}
+        first, end = (FIRST_CHUNK_TREE, CHUNK_ITEM, 0), (FIRST_CHUNK_TREE, CHUNK_ITEM + 1, 0)
+        for type in {item[24:32] for _, _, _, item in self.chunks.items(first, end)}:
+            bits = int.from_bytes(type, "little")
+            for name, bit in kinds:
+                if bits & bit:
+                    found[name].add(PROFILE_NAMES.get(bits & PROFILES, "unknown"))
+        return {name: sorted(profiles) for name, profiles in found.items()}
 
     def replace(self, number: int, tree: Items) -> None:
         """Let `tree` be what is found under a number from now on: a log was replayed."""

@@ -23,7 +23,6 @@ from guestkit.errors import (
 )
 from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, State, StatVfs, Subvolume
 from guestkit.fs.btrfs.assembly import ROOT_ITEM, Trees
-from guestkit.fs.btrfs.chunks import PROFILE_NAMES
 from guestkit.fs.btrfs.content import BtrfsFile, Data, small_file
 from guestkit.fs.btrfs.diritem import LONGEST_NAME, DirItem, name_hash, parse_dir_items
 from guestkit.fs.btrfs.extents import ExtentMap, parse_extent
@@ -41,7 +40,7 @@ from guestkit.fs.btrfs.inode import (
 )
 from guestkit.fs.btrfs.keys import make_key, split_key
 from guestkit.fs.btrfs.listing import Batch, Listing
-from guestkit.fs.btrfs.statfs import block_groups, statvfs
+from guestkit.fs.btrfs.statfs import statvfs
 from guestkit.fs.btrfs.subvolumes import Subvolumes, inode_parent
 from guestkit.fs.btrfs.tree import Items
 from guestkit.limits import Limits
@@ -305,14 +304,11 @@ class Btrfs(FileSystem):
 
     def details(self) -> dict[str, object]:
         sup = self.superblock
-        profiles: dict[str, set[str]] = {"data": set(), "metadata": set(), "system": set()}
         try:
-            for group in block_groups(self.trees):
-                for name, bit in (("data", 1), ("system", 2), ("metadata", 4)):
-                    if group.type & bit:
-                        profiles[name].add(PROFILE_NAMES.get(group.type & 0x7F8, "unknown"))
-        except (Corrupt, SourceError, Unsupported) as error:
-            self.damage.add("block groups", error)
+            profiles = self.trees.profiles()
+        except (Corrupt, SourceError) as error:
+            self.damage.add("chunk tree", error)
+            profiles = {}
         return {
             "features": feature_names(sup.incompat, sup.compat_ro),
             "checksum": self.trees.pool.csum.name,
@@ -323,7 +319,7 @@ class Btrfs(FileSystem):
             "devices_present": sorted(self.trees.pool.members),
             "total_bytes": sup.total_bytes,
             "used_bytes": sup.bytes_used,
-            "profiles": {name: sorted(found) for name, found in profiles.items()},
+            "profiles": profiles,
             "log": bool(sup.log_root),
         }
 
