@@ -17,6 +17,7 @@ from guestkit.files import HostFiles
 from guestkit.fs.base import FileSystem, Problem, Problems
 from guestkit.image.base import Image
 from guestkit.limits import Limits
+from guestkit.mountable import PREFIX, SELECTING, choose_root, has_subvolumes, subvolume_name
 from guestkit.probe import Detected
 from guestkit.resolve import resolve
 from guestkit.source import FileSource, Source, ZeroSource
@@ -31,6 +32,7 @@ _LDM_METADATA = "5808C8AA-7E8F-42E0-85D2-E1E90434CFB3"
 _LDM_DATA = "AF9B60A0-1431-4F62-BC68-3311714A69AD"
 _LDM_MBR = "42"
 _NO_FILESYSTEM = (_MSR, _LDM_METADATA, _LDM_DATA, _LDM_MBR)
+_WITH_SUBVOLUMES = ("btrfs",)
 
 # the ways to name a device by what stands on it, and udev's directories of them
 _TAGS = {"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"}
@@ -276,11 +278,61 @@ class Guest:
             self._damage.add(device.short, error.message)
             return Detected()
 
-    def filesystems(self) -> list[tuple[str, str]]:
+    def split(self, mountable: str) -> tuple[Device, str | None]:
+        """(device, subvolume) of a mountable: "/dev/sda2" has None, "btrfsvol:/dev/sda2/@/home" has "@/home".
+
+        Where a subvolume could begin at several places, the longest name of a device counts. Raises: NotFound.
+        """
+        rest = mountable.removeprefix(PREFIX)
+        if rest == mountable:
+            return self.device(mountable), None
+        prefix = rest
+        while prefix:
+            try:
+                return self.device(prefix), rest[len(prefix) + 1 :]
+            except NotFound:
+                prefix = prefix.rpartition("/")[0]
+        raise NotFound("no such device", where=mountable)
+
+    def members(self, device: Device) -> list[Device]:
+        """The devices that hold the filesystem on `device`, in the order of devices(); mostly itself alone.
+
+        Raises: InvalidArgument when two devices claim to be the same member; SourceError.
+        """
+        detected = self.detect(device)
+        if detected.usage != "filesystem" or detected.members < 2:
+            return [device]
+        found: dict[tuple[str, int], Device] = {}
+        for other in self.devices():
+            if isinstance(other, Disk) and other.partitions:
+                continue
+            their = self._try_detect(other)
+            if (their.type, their.set_uuid) != (detected.type, detected.set_uuid):
+                continue
+            for (member, number), known in found.items():
+                if member == their.member or number == their.member_id:
+                    raise InvalidArgument(
+                        f"{known.short} and {other.short} both are device {number} of {detected.type} {detected.uuid}: "
+                        "copies of one filesystem cannot be told apart; give one of them",
+                        where=device.short,
+                    )
+            found[their.member, their.member_id] = other
+        return list(found.values())
+
+    def first_member(self, device: Device) -> Device:
+        """The member under whose name a filesystem is listed; `device` itself where members cannot be told apart."""
+        try:
+            return self.members(device)[0]
+        except GuestkitError:
+            return device
+
+    def filesystems(self, options: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
         """(mountable, type) in libguestfs's order and with its omissions; "unknown" and "swap" are types here.
 
         Bare disks come first, then partitions. Left out: partitioned disks, extended partitions, Microsoft
-        reserved and LDM partitions, members of volume managers, encrypted containers.
+        reserved and LDM partitions, members of volume managers, encrypted containers. What stands on several
+        devices is listed once, and behind it every subvolume but the default one, as "btrfsvol:DEVICE/PATH".
+        `options`: as for filesystem(), with which the subvolumes are looked for.
         """
         found: list[tuple[str, str]] = []
         whole = [disk for disk in self.disks if not disk.partitions]
@@ -291,32 +343,80 @@ class Guest:
             kind = self._try_detect(device).type
             if kind.endswith("_member") or kind in ("crypto_LUKS", "BitLocker"):
                 continue
+            if self.first_member(device) is not device:
+                continue
             found.append((device.name, kind or "unknown"))
+            if kind in _WITH_SUBVOLUMES:
+                found += [(name, kind) for name in self._subvolumes(device, options)]
         return found
+
+    def _subvolumes(self, device: Device, options: Mapping[str, str] | None) -> list[str]:
+        try:
+            volumes = self.filesystem(device.name, options).roots()
+        except GuestkitError as error:
+            self._damage.add(device.short, error.message)
+            return []
+        return [subvolume_name(device.name, volume.path) for volume in volumes if volume.path and not volume.default]
 
     def filesystem(
         self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None
     ) -> FileSystem:
         """Open the filesystem on a device; the same one when asked again with the same options.
 
-        `options` are mount options ({"noload": ""}); those that mean nothing for reading are ignored. `kind`: open
-        it as this type, whatever detection says (a damaged superblock, with {"sb": "32768"}).
-        Raises: NotFound (no such device), InvalidArgument (nothing recognised there), Unsupported, Corrupt, NeedKey.
+        Any member of a filesystem on several devices opens it with all members that are here. `options` are mount
+        options ({"noload": ""}); those that mean nothing for reading are ignored, and those that choose a subvolume
+        are root_of()'s. `kind`: open it as this type, whatever detection says (a damaged superblock, with
+        {"sb": "32768"}).
+        Raises: NotFound (no such device), InvalidArgument (nothing recognised there, or two copies of one member),
+        Unsupported, Corrupt, NeedKey.
         """
-        device = self.device(mountable)
-        key = (device.name, tuple(sorted((options or {}).items())))
+        device = self.split(mountable)[0]
+        detected = self.detect(device)
+        members = [device] if kind not in (None, detected.type) else self.members(device)
+        chosen = {name: value for name, value in (options or {}).items() if name not in SELECTING}
+        key = (members[0].name, tuple(sorted(chosen.items())))
         fs = self._filesystems.get(key)
         if fs is None:
-            kind = kind or self.detect(device).type
+            kind = kind or detected.type
             if not kind:
                 raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
             try:
-                fs = registry.open_filesystem(kind, [device.open(self._keys)], self.limits, options or {})
+                fs = registry.open_filesystem(kind, self._sources(device, members), self.limits, chosen)
             except GuestkitError as error:
                 error.within(device.short)
                 raise
             self._filesystems[key] = fs
         return fs
+
+    def _sources(self, device: Device, members: list[Device]) -> list[Source]:
+        """The bytes of each member; one that cannot be opened, though `device` can, is left out and told."""
+        sources = []
+        for member in members:
+            try:
+                sources.append(member.open(self._keys))
+            except GuestkitError as error:
+                if member is device:
+                    raise
+                self._damage.add(member.short, error.message)
+        return sources
+
+    def root_of(
+        self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None
+    ) -> tuple[FileSystem, int]:
+        """Open what a mountable names: the filesystem, and the inode key of the root that a mount of it shows.
+
+        "btrfsvol:DEVICE/PATH" and the options "subvol" and "subvolid" choose a subvolume, else it is the default one.
+        Raises: as filesystem; NotFound and InvalidArgument for a subvolume that is not there.
+        """
+        device, path = self.split(mountable)
+        fs = self.filesystem(device.name, options, kind)
+        if path is not None and not has_subvolumes(fs):
+            raise InvalidArgument(f"{fs.kind} has no subvolumes", where=device.short)
+        try:
+            return fs, choose_root(fs, path, options or {})
+        except GuestkitError as error:
+            error.within(device.short)
+            raise
 
     def problems(self) -> list[Problem]:
         """What is wrong with images, partition tables and devices, each with its place; filesystems tell their own."""

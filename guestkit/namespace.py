@@ -29,7 +29,7 @@ from guestkit.source import Source
 
 KEY_BITS = 52
 _KEY_MASK = (1 << KEY_BITS) - 1
-_WIDE = 1 << 128  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 64 | key
+_WIDE = 1 << 192  # marks a node whose key needs more than KEY_BITS: _WIDE | index << 128 | key
 _STREAM_BITS = 256
 _STREAM = 1 << _STREAM_BITS  # a node from here on is a named stream's: the name, above the node of its file
 _new = tuple.__new__  # a NamedTuple at half the price
@@ -76,7 +76,7 @@ class Namespace(Protocol):
 
 def node_of(index: int, key: int) -> int:
     """The node of inode `key` in mount `index`; below 2^64 unless the key is wider than KEY_BITS."""
-    return index << KEY_BITS | key if key <= _KEY_MASK else _WIDE | index << 64 | key
+    return index << KEY_BITS | key if key <= _KEY_MASK else _WIDE | index << 128 | key
 
 
 def split_node(node: int) -> tuple[int, int]:
@@ -84,7 +84,7 @@ def split_node(node: int) -> tuple[int, int]:
     if node >= _WIDE:
         node &= _STREAM - 1
         if node >= _WIDE:
-            return (node ^ _WIDE) >> 64, node & (1 << 64) - 1
+            return (node ^ _WIDE) >> 128, node & (1 << 128) - 1
     return node >> KEY_BITS, node & _KEY_MASK
 
 

@@ -23,6 +23,8 @@ class Detected:
     block_size: int = 0  # bytes, 0 when the format has none
     set_uuid: str = ""  # of the group (volume group, array, multi-device filesystem) that it is a member of
     member: str = ""  # its own identity in that group
+    member_id: int = 0  # its number in that group, where members have one
+    members: int = 0  # how many members that group has, where each of them tells
 
 
 class Window:

@@ -136,7 +136,13 @@ FORMATS: tuple[Format, ...] = (
     ),
     # filesystems
     Format("xfs", "filesystem", ((0, b"XFSB"),), "guestkit.fs.xfs.probe:probe", "guestkit.fs.xfs:open"),
-    Format("btrfs", "filesystem", ((0x10040, b"_BHRfS_M"), (0x4000040, b"_BHRfS_M")), "guestkit.fs.btrfs.probe:probe"),
+    Format(
+        "btrfs",
+        "filesystem",
+        ((0x10040, b"_BHRfS_M"), (0x4000040, b"_BHRfS_M")),
+        "guestkit.fs.btrfs.probe:probe",
+        "guestkit.fs.btrfs:open",
+    ),
     Format("ext4", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("ext3", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),
     Format("ext2", "filesystem", _EXT, _EXT_PROBE, _EXT_OPEN),

@@ -1,6 +1,7 @@
 """Tree: what a mount shows, as a Namespace.
 
-    /partitions/sda1   every filesystem that can be read, under its device's name
+    /partitions/sda1   every filesystem that can be read, under its device's name; of several devices, the first one's
+    /partitions/sda2@top  the top level, with all subvolumes by path, of a filesystem whose default subvolume is another
     /os, /os-2         each operating system's root, with its own fstab's mounts in place
     /inspect/*.json    os, disks, filesystems; made when first looked at
     /disks/sda, sda1   every device's bytes, whatever the image format
@@ -16,11 +17,13 @@ from collections.abc import Callable, Mapping
 from guestkit.errors import GuestkitError
 from guestkit.guest import Device, Guest
 from guestkit.inspect import OperatingSystem, inspect_guest, mount_os
+from guestkit.mountable import subvolume_name
 from guestkit.namespace import MountTable, node_of
 from guestkit.source import Source
 from guestkit.synthetic import SyntheticFS
 
 _NO_FILESYSTEM = ("swap", "unknown")
+_TOP = b"@top"  # behind a device's name: the top level of its subvolumes
 
 
 class Tree(MountTable):
@@ -47,18 +50,22 @@ class Tree(MountTable):
     def _partitions(self) -> None:
         top = self.fs.add_directory(1, b"partitions")
         by_label = by_uuid = 0
-        for mountable, kind in self.guest.filesystems():
-            if kind in _NO_FILESYSTEM:
+        for mountable, kind in self.guest.filesystems(self.options):
+            device, subvolume = self.guest.split(mountable)
+            if kind in _NO_FILESYSTEM or subvolume is not None:
                 continue
-            device = self.guest.device(mountable)
             name = device.short.encode()
             try:
-                fs = self.guest.filesystem(mountable, self.options)
+                fs, root = self.guest.root_of(mountable, self.options)
             except GuestkitError as error:
                 self.warnings.append(f"{error}" if error.where else f"{device.short}: {error}")
                 continue
             at, path = self._mount_directory(top, b"/partitions/" + name)
-            self.mount(fs, at, path, confine=True, source=mountable)
+            self.mount(fs, at, path, root=root, confine=True, source=mountable)
+            for volume in fs.roots():
+                if volume.id and not volume.path and volume.root != root:
+                    at, path = self._mount_directory(top, b"/partitions/" + name + _TOP)
+                    self.mount(fs, at, path, root=volume.root, confine=True, source=subvolume_name(mountable, b""))
             detected = self.guest.detect(device)
             for directory, text in ((b"by-label", detected.label), (b"by-uuid", detected.uuid)):
                 if not text:
@@ -137,11 +144,11 @@ def mount_points(guest: Guest, points: list[tuple[str, str, str]], options: Mapp
     table = MountTable()
     for device, point, text in sorted(points, key=lambda point: point[1].count("/") if point[1] != "/" else -1):
         wanted = {**options, **parse_options(text)}
-        fs = guest.filesystem(device, wanted, wanted.pop("type", None))
+        fs, root = guest.root_of(device, wanted, wanted.pop("type", None))
         if point in ("", "/"):
-            table.mount(fs, source=device)
+            table.mount(fs, root=root, source=device)
         else:
-            table.mount(fs, table.resolve(point.encode()), point.rstrip("/").encode(), source=device)
+            table.mount(fs, table.resolve(point.encode()), point.rstrip("/").encode(), root=root, source=device)
     return table
 
 

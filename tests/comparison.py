@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import manifest
-from recipes.host import loop_mount, run
+from recipes.host import copy_sparse, loop_mount, run
 
 
 def raw_copy(image: Path, work: Path) -> Path:
@@ -41,13 +41,24 @@ def partition(image: Path, number: int) -> tuple[int, int]:
 
 
 @contextmanager
-def kernel_tree(image: Path, device: str = "/dev/sda", *, options: str = "", recover: bool = True) -> Iterator[Path]:
+def kernel_tree(
+    image: Path,
+    device: str = "/dev/sda",
+    *,
+    options: str = "",
+    recover: bool = True,
+    members: Sequence[Path] | None = None,
+) -> Iterator[Path]:
     """Mount what stands on `device` of the image by the kernel, read-only.
 
     recover: a copy is mounted for writing first, so that the kernel replays a journal. Without it `options` should
-    say noload or norecovery.
+    say noload or norecovery. `members`: the further devices of a Btrfs, each a whole image.
     """
     with ExitStack() as stack:
+        if members is not None:
+            with_members = _btrfs_tree([image, *members], options=options, recover=recover)
+            yield stack.enter_context(with_members)
+            return
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="guestkit-compare-", dir="/var/tmp")))
         shown = raw_copy(image, work)
         number = device.rstrip("/").lstrip("/devsabchx")
@@ -65,7 +76,25 @@ def kernel_tree(image: Path, device: str = "/dev/sda", *, options: str = "", rec
 
 
 @contextmanager
-def guestkit_mount(image: Path, device: str = "/dev/sda", *, options: str = "") -> Iterator[Path]:
+def _btrfs_tree(images: Sequence[Path], *, options: str, recover: bool) -> Iterator[Path]:
+    """Mount the filesystem on the devices' images, by their copies where it has to be recovered."""
+    from recipes.btrfs import kernel_mount
+
+    with tempfile.TemporaryDirectory(prefix="guestkit-compare-", dir="/var/tmp") as work:
+        shown = [raw_copy(image, Path(work)) for image in images]
+        if recover:
+            copies = [Path(work) / f"copy{number}" for number in range(len(shown))]
+            for image, copy in zip(shown, copies, strict=True):
+                copy_sparse(image, copy)
+            shown = copies
+        with kernel_mount(shown, options=",".join(filter(None, ("ro", options)))) as top:
+            yield top
+
+
+@contextmanager
+def guestkit_mount(
+    image: Path, device: str = "/dev/sda", *, options: str = "", members: Sequence[Path] = ()
+) -> Iterator[Path]:
     """Mount the image by guestkit-mount, links as the guest has them."""
     repository = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory(prefix="guestkit-fuse-") as name:
@@ -73,7 +102,8 @@ def guestkit_mount(image: Path, device: str = "/dev/sda", *, options: str = "") 
         top.mkdir()
         given = ",".join(filter(None, ("links=raw", options)))
         start = "import sys; from guestkit.cli.mount import main; sys.exit(main())"
-        command = [sys.executable, "-c", start, "-m", device, "-o", given, str(image), str(top)]
+        command = [sys.executable, "-c", start, "-m", device, "-o", given, str(image)]
+        command += [*map(str, members), str(top)]
         env = dict(os.environ, PYTHONPATH=str(repository))
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         if done.returncode:
@@ -104,17 +134,23 @@ def api_differences(
 
 
 def mount_differences(
-    mounted: Path, top: Path, wanted: manifest.Tree, figures: dict[str, int], *, ignore: Iterable[str] = ()
+    mounted: Path,
+    top: Path,
+    wanted: manifest.Tree,
+    figures: dict[str, int],
+    *,
+    ignore: Iterable[str] = (),
+    bits: int = 52,
 ) -> Iterator[str]:
     """Yield a line for whatever guestkit's mount at `mounted` shows otherwise than the oracle's tree at `top`.
 
     The mount's inode numbers hold the mount index above the guest's number, the root's is always 1, and FUSE knows no
-    creation times.
+    creation times. `bits`: how many of them are the guest's; what is above 2^63 has no number of its own.
     """
     tree = manifest.from_directory(mounted, holes_of=top)
     for entry in tree.values():
         if "ino" in entry:
-            entry["ino"] &= (1 << 52) - 1
+            entry["ino"] = entry["ino"] & (1 << bits) - 1 if entry["ino"] < 1 << 63 else 2
     if "ino" in wanted[""]:
         tree[""]["ino"] = wanted[""]["ino"]
     yield from manifest.differences(wanted, tree, ignore={"btime", *ignore})

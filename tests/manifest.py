@@ -87,9 +87,10 @@ def raw(name: str) -> bytes:
 Top = str | os.PathLike[str]
 
 
-def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = None) -> Tree:
+def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = None, across: bool = False) -> Tree:
     """Describe the tree mounted at `top`, without following links. Other filesystems mounted below are left out.
 
+    `across`: they are not, for a filesystem whose subvolumes look like others.
     `holes_of`: the same tree elsewhere, which says where large files have holes, for a mount that cannot tell.
     """
     root = os.fsencode(top)
@@ -108,7 +109,7 @@ def from_directory(top: Top, *, content: bool = True, holes_of: Top | None = Non
             full = path + b"/" + name
             key = prefix + text(name)
             tree[key] = _host_entry(full, content, other + full[len(root) :])
-            if tree[key].get("type") == "dir" and os.lstat(full).st_dev == device:
+            if tree[key].get("type") == "dir" and (across or os.lstat(full).st_dev == device):
                 pending.append((full, key + "/"))
     return tree
 
@@ -315,7 +316,10 @@ def _unpacked(entry: Entry) -> Entry:
 def differences(
     wanted: Mapping[str, Entry], found: Mapping[str, Entry], *, ignore: Iterable[str] = ()
 ) -> Iterator[str]:
-    """Yield a line for each path and field in which `found` is not `wanted`; `ignore`: fields left out."""
+    """Yield a line for each path and field in which `found` is not `wanted`; `ignore`: fields left out.
+
+    A field that is None in `wanted` may be anything.
+    """
     left_out = set(ignore)
     for path in sorted(wanted.keys() | found.keys()):
         shown = repr(raw(path))[1:]
@@ -326,6 +330,8 @@ def differences(
         else:
             a, b = wanted[path], found[path]
             for field in dict.fromkeys([*a, *b]):
+                if field in a and a[field] is None:
+                    continue
                 if field in left_out or a.get(field) == b.get(field):
                     if field == "xattrs" and field not in left_out and list(a[field]) != list(b[field]):
                         yield f"{shown}: xattrs are listed as {list(b[field])}, not {list(a[field])}"

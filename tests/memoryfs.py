@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, IsADirectory, NoAttribute, NotADirectory, NotFound
-from guestkit.fs.base import DirEntry, FileSystem, Link, Stat, StatVfs
+from guestkit.fs.base import DirEntry, FileSystem, Link, Stat, StatVfs, Subvolume
 from guestkit.guest import Device, Disk, Guest
 from guestkit.probe import Detected
 from guestkit.source import BytesSource, Source
@@ -57,11 +57,22 @@ class Directory(File):
         self.names = names
 
 
+class Subvol(Directory):
+    """A directory that is the root of a subvolume. One of them makes the filesystem's top level number 5."""
+
+    def __init__(self, number: int, names: Any, read_only: bool = False) -> None:
+        super().__init__(names)
+        self.number = number
+        self.read_only = read_only
+
+
 class MemoryFS(FileSystem):
     kind = "memory"
 
-    def __init__(self, tree: Any, *, label: str = "", uuid: str = "") -> None:
+    def __init__(self, tree: Any, *, label: str = "", uuid: str = "", default: int = 5) -> None:
+        """`default`: the number of the subvolume that is shown when none is asked for."""
         super().__init__()
+        self._default = default
         self.label = label
         self.uuid = uuid
         self._nodes: dict[int, File] = {}
@@ -70,6 +81,26 @@ class MemoryFS(FileSystem):
         self._keys: dict[int, int] = {}  # id of a File -> its key
         self._links: dict[int, int] = {}
         self.root = self._add(tree, 1)
+        self.root = next((volume.root for volume in self.roots() if volume.default), self.root)
+
+    def roots(self) -> Sequence[Subvolume]:
+        found = []
+        pending = [(b"", 1)]
+        seen = set()
+        while pending:
+            path, key = pending.pop(0)
+            if key in seen:
+                continue
+            seen.add(key)
+            node = self._nodes[key]
+            if isinstance(node, Subvol):
+                found.append(Subvolume(node.number, path, key, node.number == self._default, node.read_only))
+            for name, child in self._names.get(key, ()):
+                pending.append((path + b"/" + name if path else name, child))
+        if not found:
+            return super().roots()
+        top = Subvolume(5, b"", 1, self._default == 5, False)
+        return [top, *sorted(found, key=lambda volume: volume.id)]
 
     def _add(self, node: Any, parent: int) -> int:
         known = self._keys.get(id(node)) if isinstance(node, File) else None
@@ -177,6 +208,8 @@ class Part:
     uuid: str = ""
     partuuid: str = ""
     partlabel: str = ""
+    member: int = 0  # its number, where the filesystem has several devices
+    members: int = 0
 
 
 class MemoryGuest(Guest):
@@ -213,7 +246,18 @@ class MemoryGuest(Guest):
 
     def detect(self, device: Device) -> Detected:
         part = self._parts.get(device.name)
-        return Detected() if part is None else Detected(part.type, "filesystem", part.label, part.uuid)
+        if part is None:
+            return Detected()
+        return Detected(
+            part.type,
+            "filesystem",
+            part.label,
+            part.uuid,
+            set_uuid=part.uuid,
+            member=f"{part.uuid}-{part.member}",
+            member_id=part.member,
+            members=part.members,
+        )
 
     def filesystem(
         self, mountable: str, options: Mapping[str, str] | None = None, kind: str | None = None

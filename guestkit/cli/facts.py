@@ -26,7 +26,7 @@ def df(view: View, arguments: Arguments, output: Output) -> int:
         rows.append([facts["device"], facts["type"], *sizes, share, facts["label"]])
     output.table(rows, right=(2, 3, 4, 5))
     for facts in found:
-        if facts["reason"] and facts["usage"] == "filesystem":
+        if facts["reason"] and facts["usage"] == "filesystem" and facts["members"][:1] in ([], [facts["device"]]):
             complain(f"{arguments.image}: {facts['device']}: {facts['reason']}")
     return 0
 

@@ -22,14 +22,16 @@ Show what is on a virtual machine's disk images, read-only, without root.
   -a, --add IMAGE        a disk image (several: the disks of one machine)
   -i, --inspector        mount the operating system alone, as its own fstab has it
   -m, --mount DEV[:PLACE[:OPTIONS]]
-                         mount this device alone; with PLACE several, each at its place
+                         mount this device alone; with PLACE several, each at its place;
+                         btrfsvol:DEV/PATH, or the options subvol=PATH, subvolid=N: a subvolume
       --partition NAME   the same as -m NAME
       --format FORMAT    the images' format (raw, qcow2, ...); detected when left out
       --snapshot NAME    show an internal snapshot
       --allow DIRECTORY  images may name backing and data files there too, not only below their own directory
   -o OPTION[,OPTION]...  allow_other, default_permissions, uid=N, gid=N, umask=OCTAL, fsname=NAME, noexec,
                          nonempty, links=raw (link targets as the guest has them),
-                         noload (do not replay a journal), ro (always so)
+                         noload, norecovery, nologreplay (do not replay a journal or a log),
+                         subvol=PATH, subvolid=N, ro (always so)
   -f, --foreground       do not go into the background
       --pid-file FILE    write the number of the serving process there
   -v, --verbose          say more; with -f also what goes wrong while serving
@@ -106,9 +108,10 @@ def parse(arguments: list[str]) -> Command:
         if name in ("-a", "--add"):
             command.images.append(value)
         elif name in ("-m", "--mount", "--partition"):
-            device, _, place = value.partition(":")
+            prefix = "btrfsvol:" if value.startswith("btrfsvol:") else ""
+            device, _, place = value.removeprefix(prefix).partition(":")
             place, _, options = place.partition(":")
-            command.points.append((device, place or "/", options))
+            command.points.append((prefix + device, place or "/", options))
         elif name in ("-i", "--inspector"):
             command.inspector = True
         elif name == "--format":
@@ -173,8 +176,10 @@ def _mount_option(command: Command, option: str) -> None:
         command.points.append((value, "/", ""))
     elif name == "inspector" and not equals:
         command.inspector = True
-    elif name == "noload" and not equals:
-        command.filesystem_options["noload"] = ""
+    elif name in ("noload", "norecovery", "nologreplay") and not equals:
+        command.filesystem_options[name] = ""
+    elif name in ("subvol", "subvolid") and value:
+        command.filesystem_options[name] = value
     elif name in ("rw", "suid", "dev"):
         raise UsageError(f"-o {option}: a mount of guestkit is always ro,nosuid,nodev")
     else:

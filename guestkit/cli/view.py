@@ -74,7 +74,8 @@ class View:
 
     def _one(self, device: str) -> MountTable:
         table = MountTable()
-        table.mount(self.guest.filesystem(device, self.options), source=device)
+        fs, root = self.guest.root_of(device, self.options)
+        table.mount(fs, root=root, source=device)
         return table
 
     def _chosen(self) -> MountTable:

@@ -143,14 +143,13 @@ class Handle:
             return self._device(name), None
         if not rest.startswith("/dev/"):
             raise Failure(f"{name}: expecting a btrfs volume", errno.EINVAL, stub=True)
-        prefix = rest
-        while prefix.count("/") > 2:
-            prefix = prefix.rpartition("/")[0]
-            try:
-                return self._opened().device(prefix), rest[len(prefix) + 1 :]
-            except NotFound:
-                continue
-        raise Failure(f"{name}: expecting a btrfs volume", errno.EINVAL, stub=True)
+        try:
+            device, volume = self._opened().split(name)
+        except NotFound:
+            volume = ""
+        if not volume:
+            raise Failure(f"{name}: expecting a btrfs volume", errno.EINVAL, stub=True)
+        return device, volume
 
     # paths
 

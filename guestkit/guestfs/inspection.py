@@ -9,6 +9,7 @@ from guestkit.guest import canonical_device_name
 from guestkit.guestfs.call import Hashtable, Mountable, api
 from guestkit.guestfs.errors import Failure
 from guestkit.guestfs.mount import Mounting
+from guestkit.mountable import PREFIX
 
 if TYPE_CHECKING:
     from guestkit.inspect import OperatingSystem
@@ -36,7 +37,7 @@ class Inspection(Mounting):
     def _system(self, root: str) -> OperatingSystem:
         if not self._systems:
             raise Failure("no inspection data: call guestfs_inspect_os first", errno.EINVAL)
-        wanted = canonical_device_name(root)
+        wanted = self._canonical(root)
         for system in self._systems:
             if system.root in (root, wanted):
                 return system
@@ -45,6 +46,14 @@ class Inspection(Mounting):
             "guestfs_inspect_os",
             errno.ENOENT,
         )
+
+    @staticmethod
+    def _canonical(root: str) -> str:
+        device = root.removeprefix(PREFIX)
+        if device == root:
+            return canonical_device_name(root)
+        place, slash, path = device.removeprefix("/dev/").partition("/")
+        return f"{PREFIX}{canonical_device_name('/dev/' + place)}{slash}{path}"
 
     @api()
     def inspect_get_roots(self) -> list[str]:

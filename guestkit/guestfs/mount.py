@@ -76,15 +76,14 @@ class Mounting(Handle):
         if any(mount.path == path for mount in self._shown()):
             raise _refused(f"{device.name} already mounted on /sysroot{path.decode()}", errno.EBUSY)
         wanted = _options(options)
-        if volume is not None:
-            wanted["subvol"] = volume
         try:
             found = self._opened().detect(device).type
             if found and kind not in ("", "auto", found) and found not in _ACCEPTED.get(kind, ()):
                 raise InvalidArgument(f"holds {found}, not {kind}")
             # where nothing is told (a damaged superblock), the caller's word counts
-            fs = self._opened().filesystem(device.name, wanted, None if found or kind == "auto" else kind)
-        except (InvalidArgument, Unsupported, Corrupt, NeedKey) as error:
+            name = device.name if volume is None else mountable
+            fs, root = self._opened().root_of(name, wanted, None if found or kind == "auto" else kind)
+        except (InvalidArgument, NotFound, Unsupported, Corrupt, NeedKey) as error:
             raise _refused(
                 f"wrong fs type, bad option, bad superblock on {device.name}, missing codepage or helper program, "
                 f"or other error ({error})",
@@ -94,7 +93,7 @@ class Mounting(Handle):
             if bare and at is None:
                 table.umount(next(iter(table.mounts)))
                 self._base = None
-            mount = table.mount(fs, at, path, source=device.name)
+            mount = table.mount(fs, at, path, root=root, source=device.name)
             self._know_drives(mount)
             self._tree_changed()
         except Busy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from guestkit.errors import GuestkitError
 from guestkit.guest import Guest
@@ -18,32 +19,62 @@ from guestkit.namespace import MountTable
 _WINDOWS = ("ntfs", "vfat")  # filesystems that Windows can have its root on
 
 
+class _Root(NamedTuple):
+    """A filesystem, or a subvolume of one, that holds the root of a system of type `system`."""
+
+    mountable: str
+    system: str
+    table: MountTable
+    look: Look
+    fstab: list[FstabEntry]
+
+
 def inspect_guest(guest: Guest, options: Mapping[str, str] | None = None) -> list[OperatingSystem]:
     """Look at every filesystem that can be opened and describe each that is the root of a system.
 
     `options`: mount options for every filesystem. One that cannot be opened is passed over here;
     report.filesystems_document tells why. The caller keeps the result.
     """
-    systems: list[OperatingSystem] = []
+    roots: list[_Root | OperatingSystem] = []
     index: DeviceIndex | None = None
-    for mountable, kind in guest.filesystems():
+    for mountable, kind in guest.filesystems(options):
         if kind in ("swap", "unknown"):
             continue
         table = MountTable()
         try:
-            table.mount(guest.filesystem(mountable, options or {}), source=mountable)
+            fs, key = guest.root_of(mountable, options)
+            table.mount(fs, root=key, source=mountable)
         except GuestkitError:
             continue
         look = Look(table)
         system = linux.system_type(look)
         if system:
-            index = index or DeviceIndex(guest)
-            systems.append(_describe(guest, mountable, system, table, look, index, options or {}))
+            index = index or DeviceIndex(guest, options)
+            roots.append(_Root(mountable, system, table, look, read_fstab(look, index, mountable)))
         elif kind in _WINDOWS:
             windows = _describe_windows(guest, mountable, look)
             if windows is not None:
-                systems.append(windows)
+                roots.append(windows)
+    found = {root.mountable: root for root in roots if isinstance(root, _Root)}
+    systems: list[OperatingSystem] = []
+    for root in roots:
+        if not isinstance(root, _Root):
+            systems.append(root)
+        elif not _is_snapshot(guest, root, found):
+            systems.append(_describe(guest, root, options or {}))
     return systems
+
+
+def _is_snapshot(guest: Guest, root: _Root, found: Mapping[str, _Root]) -> bool:
+    """Whether a subvolume is an older state of another root: the one that its own fstab mounts at "/".
+
+    What has no line for "/" (read-only systems) is taken for the state of the default subvolume, if that is a root.
+    """
+    device, subvolume = guest.split(root.mountable)
+    own = next((entry.device for entry in root.fstab if entry.mountpoint == "/"), "")
+    if not own:
+        return subvolume is not None and device.name in found
+    return own != root.mountable and own in found and guest.split(own)[0] is device
 
 
 def _describe_windows(guest: Guest, root: str, look: Look) -> OperatingSystem | None:
@@ -77,22 +108,14 @@ def _describe_windows(guest: Guest, root: str, look: Look) -> OperatingSystem | 
     )
 
 
-def _describe(
-    guest: Guest,
-    root: str,
-    system: str,
-    table: MountTable,
-    look: Look,
-    index: DeviceIndex,
-    options: Mapping[str, str],
-) -> OperatingSystem:
-    fstab = read_fstab(look, index, root)
+def _describe(guest: Guest, found: _Root, options: Mapping[str, str]) -> OperatingSystem:
+    root, system, table, look, fstab = found
     mountpoints = _mountpoints(root, fstab)
     if "/usr" in mountpoints:  # its programs and os-release are the system's
         entry = next(entry for entry in fstab if entry.mountpoint == "/usr" and entry.device)
         try:
-            usr = guest.filesystem(entry.device, filesystem_options(entry, options))
-            table.mount(usr, table.resolve(b"/usr"), b"/usr", source=entry.device)
+            usr, key = guest.root_of(entry.device, filesystem_options(entry, options))
+            table.mount(usr, table.resolve(b"/usr"), b"/usr", root=key, source=entry.device)
         except GuestkitError as error:
             look.warn(f"/usr: {error}")
     release = find_release(look)

@@ -8,12 +8,13 @@ number or a PCI path would tell is only used as far as its "-partN" leaves no ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from guestkit.errors import GuestkitError
 from guestkit.guest import Device, Guest, canonical_device_name, letters
 from guestkit.inspect.look import Look
 from guestkit.inspect.system import FstabEntry
+from guestkit.mountable import SELECTING, subvolume_name
 
 _MOST_ENTRIES = 10_000
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -77,8 +78,10 @@ def _clean(point: str) -> str:
 class DeviceIndex:
     """Finds the devices of a guest by everything that an fstab can call them."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, options: Mapping[str, str] | None = None) -> None:
+        """`options`: mount options for every filesystem, with which its subvolumes are looked up."""
         self._guest = guest
+        self._options = options or {}
         self._names: set[str] = set()
         self._by: dict[tuple[str, str], list[Device]] = {}
         for device in guest.devices():
@@ -92,7 +95,7 @@ class DeviceIndex:
                 continue
             self._add("uuid", detected.uuid.lower(), device)
             self._add("label", detected.label, device)
-        for mountable, _ in guest.filesystems():
+        for mountable, _ in guest.filesystems(self._options):
             self._names.add(mountable)
 
     def _add(self, kind: str, value: str, device: Device) -> None:
@@ -110,8 +113,33 @@ class DeviceIndex:
         elif volume.uuid:
             self._add("partuuid", volume.uuid.lower(), device)
 
+    def mountable(self, entry: FstabEntry, root: str = "") -> str:
+        """The mountable that a line of fstab shows: find()'s, or the subvolume of it that its options choose.
+
+        A filesystem on several devices goes by the name under which it is listed, whichever member is named.
+        """
+        name = self.find(entry.spec, root)
+        try:
+            device, subvolume = self._guest.split(name) if name else (None, None)
+        except GuestkitError:  # "/dev/root" of a root that the caller made up
+            return name
+        if device is None or subvolume is not None:
+            return name
+        name = self._guest.first_member(device).name
+        chosen = {key: value for key, equals, value in (option.partition("=") for option in entry.options) if equals}
+        if entry.type != "btrfs" or not chosen.keys() & set(SELECTING):
+            return name
+        if "subvol" in chosen:
+            return subvolume_name(name, chosen["subvol"].strip("/").encode("utf-8", "surrogateescape"))
+        try:
+            fs, key = self._guest.root_of(name, {**self._options, **chosen})
+        except GuestkitError:  # mounting it tells why
+            return name
+        paths = [volume.path for volume in fs.roots() if volume.root == key]
+        return subvolume_name(name, paths[0]) if paths else name
+
     def find(self, spec: str, root: str = "") -> str:
-        """The mountable that `spec` names, "" when there is none.
+        """The device that `spec` names, "" when there is none.
 
         `root`: the mountable of the system that says so; of several devices that answer to one name (a copied
         disk), the one on the same disk is meant.
@@ -135,10 +163,17 @@ class DeviceIndex:
         if kind == "uuid" or kind == "partuuid":
             value = value.lower()
         devices = self._by.get((kind, value), [])
+        root = self._device_of(root)
         for device in devices:
             if device.disk is not None and any(part.name == root for part in (device.disk, *device.disk.partitions)):
                 return device.name
         return devices[0].name if devices else ""
+
+    def _device_of(self, mountable: str) -> str:
+        try:
+            return self._guest.split(mountable)[0].name
+        except GuestkitError:  # no device of this guest: then none is on its disk
+            return mountable
 
     def _numbered(self, spec: str) -> str:
         """/dev/disk/by-id and by-path: a device-mapper name, or a partition number that only one disk has."""
@@ -187,7 +222,7 @@ def read_fstab(look: Look, index: DeviceIndex, root: str) -> list[FstabEntry]:
     entries = parse_fstab(data)
     if len(entries) == _MOST_ENTRIES:
         look.warn(f"/etc/fstab: more than {_MOST_ENTRIES} lines, the rest not read")
-    return [entry._replace(device=index.find(entry.spec, root)) for entry in _of_disks(entries)]
+    return [entry._replace(device=index.mountable(entry, root)) for entry in _of_disks(entries)]
 
 
 def _of_disks(entries: Iterable[FstabEntry]) -> Iterable[FstabEntry]:

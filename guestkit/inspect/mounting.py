@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from guestkit.errors import GuestkitError
 from guestkit.guest import Guest
 from guestkit.inspect.system import FstabEntry, OperatingSystem
+from guestkit.mountable import SELECTING
 from guestkit.namespace import MountTable, node_of
 
 _MOST_MOUNTS = 256
-_SELECTING = ("subvol", "subvolid")  # fstab options that decide what is seen; the others are for writers
 
 
 def filesystem_options(entry: FstabEntry, options: Mapping[str, str]) -> dict[str, str]:
@@ -18,7 +18,7 @@ def filesystem_options(entry: FstabEntry, options: Mapping[str, str]) -> dict[st
     chosen = dict(options)
     for option in entry.options:
         name, _, value = option.partition("=")
-        if name in _SELECTING:
+        if name in SELECTING:  # the others are for writers
             chosen[name] = value
     return chosen
 
@@ -38,8 +38,8 @@ def mount_os(
     """
     shared = options or {}
     entries = {entry.mountpoint: entry for entry in reversed(system.fstab)}
-    top = guest.filesystem(system.root, shared)  # as inspection saw it, whatever fstab says of "/"
-    mount = table.mount(top, at, path, confine=at is not None, source=system.root)
+    top, key = guest.root_of(system.root, shared)  # as inspection saw it, whatever fstab says of "/"
+    mount = table.mount(top, at, path, root=key, confine=at is not None, source=system.root)
     if system.drives:
         table.drives[mount.confine] = system.drives
     root = node_of(mount.index, mount.root)
@@ -55,8 +55,8 @@ def mount_os(
         device = system.mountpoints[point]
         name = point.encode("utf-8", "surrogateescape")
         try:
-            fs = guest.filesystem(device, filesystem_options(entries[point], shared))
-            table.mount(fs, table.resolve(name, start=root), path + name, source=device)
+            fs, key = guest.root_of(device, filesystem_options(entries[point], shared))
+            table.mount(fs, table.resolve(name, start=root), path + name, root=key, source=device)
         except GuestkitError as error:
             warnings.append(f"{device} is not mounted at {point}: {error}")
     return warnings

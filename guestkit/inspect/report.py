@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from guestkit.errors import GuestkitError
+from guestkit.fs.base import Subvolume
 from guestkit.guest import Device, Disk, Guest
 from guestkit.inspect.system import Application, OperatingSystem
 from guestkit.probe import Detected
@@ -195,6 +196,8 @@ def filesystem_facts(guest: Guest, device: Device, options: Mapping[str, str] | 
         "label": "",
         "uuid": "",
         "version": "",
+        "members": [],
+        "subvolumes": [],
         "size": device.size,
         "capacity": None,
         "used": None,
@@ -220,7 +223,14 @@ def filesystem_facts(guest: Guest, device: Device, options: Mapping[str, str] | 
     if facts["reason"]:
         return facts
     try:
+        members = [member.name for member in guest.members(device)]
+        if len(members) > 1:
+            facts["members"] = members
+        if device.name != members[0]:
+            facts["reason"] = f"a part of the filesystem on {members[0]}"
+            return facts
         fs = guest.filesystem(device.name, options or {})
+        facts["subvolumes"] = [_subvolume(volume) for volume in fs.roots() if volume.id]
         facts["state"] = str(fs.state)
         facts["details"] = _plain(dict(fs.details()))
         statistics = fs.statvfs()
@@ -236,6 +246,15 @@ def filesystem_facts(guest: Guest, device: Device, options: Mapping[str, str] | 
     except GuestkitError as error:
         facts["reason"] = error.message
     return facts
+
+
+def _subvolume(volume: Subvolume) -> dict[str, object]:
+    return {
+        "id": volume.id,
+        "path": volume.path.decode("utf-8", "surrogateescape"),
+        "default": volume.default,
+        "read_only": volume.read_only,
+    }
 
 
 def _not_shown(detected: Detected) -> str:

@@ -159,7 +159,7 @@ def test_error_that_nobody_expected_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     class Wrong(MemoryGuest):
-        def filesystem(self, mountable: str, options: Any = None) -> Any:
+        def filesystem(self, *arguments: Any, **more: Any) -> Any:
             raise RecursionError("deep\x1b")
 
     monkeypatch.setattr(view, "open_guest", lambda arguments: Wrong(Part(None)))

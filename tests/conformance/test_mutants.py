@@ -21,12 +21,13 @@ from guestkit.source import BytesSource, Overlay, Patch, Source
 
 DATA = Path(__file__).parent.parent / "data"
 MUTANTS = int(os.environ.get("GUESTKIT_MUTANTS", "2400"))  # a format; scripts/fuzz asks for more
+_SEEDS = 384 << 20  # bytes
 SLOWEST = 3.0  # seconds for one image
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def _seeds(reader: str) -> list[tuple[str, bytes]]:
-    """The smallest fixtures (type, bytes) that `reader` opens, at most 40."""
+    """The smallest fixtures (type, bytes) that `reader` opens, at most 40, and what fits into memory."""
     found = []
     for path in DATA.glob("*/*.img.xz"):
         manifest = path.with_name(path.name.removesuffix(".img.xz") + ".json")
@@ -38,7 +39,7 @@ def _seeds(reader: str) -> list[tuple[str, bytes]]:
         format = registry.find_format("filesystem", registry.detect(BytesSource(data)).type)
         if format is not None and format.open == reader:
             seeds.append((format.name, data))
-        if len(seeds) == 40:
+        if len(seeds) == 40 or sum(len(data) for _, data in seeds) > _SEEDS:
             break
     return seeds
 

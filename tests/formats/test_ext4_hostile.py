@@ -12,8 +12,12 @@ from ext4_images import Counted, debugfs, make, path, reader, run
 
 from guestkit.checksum import crc32c
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, Unsupported
+from guestkit.fs.ext4 import open as open_ext4
 from guestkit.fs.ext4.features import INCOMPAT_READ
 from guestkit.fs.ext4.filesystem import Ext4
+from guestkit.limits import Limits
+from guestkit.namespace import MountTable
+from guestkit.source import BytesSource
 
 pytestmark = pytest.mark.tool("mke2fs", "debugfs", "e2fsck")
 

@@ -209,21 +209,6 @@ def test_mount_point_that_is_a_link_is_followed_inside_the_guest() -> None:
     assert table.resolve(b"/srv/f")
 
 
-def test_subvolume_option_of_fstab_reaches_the_filesystem() -> None:
-    asked: list[tuple[str, dict[str, str]]] = []
-
-    class Watching(MemoryGuest):
-        def filesystem(self, mountable: str, options: Any = None) -> Any:
-            asked.append((mountable, dict(options or {})))
-            return super().filesystem(mountable, options)
-
-    fstab = "LABEL=b /home btrfs rw,noatime,subvol=@home,compress=zstd 0 0\n"
-    guest = Watching([Part(MemoryFS(linux(fstab))), Part(MemoryFS({}), type="btrfs", label="b")])
-    (system,) = inspect_guest(guest)
-    mount_os(guest, system, MountTable(), options={"noload": ""})
-    assert asked[-1] == ("/dev/sda2", {"noload": "", "subvol": "@home"})
-
-
 def test_applications_are_those_of_the_mounted_system() -> None:
     dpkg = {"dpkg": {"status": "Package: a\nStatus: install ok installed\nVersion: 1\n"}}
     guest = guest_of(linux("LABEL=var /var ext4\n"), Part(MemoryFS({"lib": dpkg}), label="var"))

@@ -21,7 +21,7 @@ FLOORS = (
     ("resolve", "decoded", "probe", "files", "mapped", "ownership"),
     ("chains",),
     ("image", "volume", "fs", "hive"),
-    ("registry",),
+    ("registry", "mountable"),
     ("guest",),
     ("namespace", "synthetic"),
     ("copying", "inspect"),

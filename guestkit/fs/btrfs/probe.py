@@ -19,8 +19,10 @@ _SUPER = Layout(
     fsid=(32, "16s"),
     bytenr=(48, "Q"),
     magic=(64, "8s"),
+    num_devices=(136, "Q"),
     sectorsize=(144, "I"),
     csum_type=(196, "H"),
+    devid=(201, "Q"),
     dev_uuid=(267, "16s"),
     label=(299, "256s"),
 )
@@ -33,7 +35,7 @@ def probe(window: Window) -> Detected | None:
         raw = window.at(offset, _SUPER.size)
         if not raw:
             return None
-        checksum, fsid, here, magic, sector, kind, member, label = _SUPER.unpack_from(raw)
+        checksum, fsid, here, magic, devices, sector, kind, number, member, label = _SUPER.unpack_from(raw)
         if magic != _MAGIC:
             if offset == _MIRRORS[0] and any(raw):  # something else was written there since
                 return None
@@ -49,6 +51,8 @@ def probe(window: Window) -> Detected | None:
             block_size=sector,
             set_uuid=uuid_text(fsid),
             member=uuid_text(member),
+            member_id=number,
+            members=devices,
         )
     return None
 
