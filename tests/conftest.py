@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nosync import forget_sync
 
 from guestkit.source import patience
+
+forget_sync()
 
 IN_CI = os.environ.get("CI") == "true"
 DATA = Path(__file__).parent / "data"

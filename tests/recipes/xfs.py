@@ -195,7 +195,7 @@ def sparse(top: Path) -> None:
             size //= 2
     for at in range(0, 4 << 20, 32 << 10):
         trees.fallocate(path, at, 16 << 10, keep_size=True, punch=True)
-    os.sync()
+    run("sync", "-f", folder)
     for number in range(300):
         os.mknod(folder / f"n{number}", 0o644)
 
