@@ -1,7 +1,8 @@
 """Listings in progress, and useful work for the time in which the kernel asks nothing.
 
-After a directory has been listed its subdirectories are listed ahead, one level deep, and the start of a file is
-read as soon as it has been opened. Both are bounded, and rest when what they prepare is not asked for.
+After a directory has been listed its subdirectories are listed ahead, in the order in which a walk comes to them, and
+theirs after them; the start of a file is read as soon as it has been opened. Both are bounded, and rest when what they
+prepare is not asked for.
 """
 
 from __future__ import annotations
@@ -335,14 +336,16 @@ class Ahead:
     def listing(self, node: int) -> Directory | None:
         """What is prepared of directory `node`."""
         self._wanted.pop(node, None)
-        if node in self._group and not self._alone:
+        if self._work is not None and node in self._group and node not in self._ready:
+            if self._alone:  # what there is of it will do: its first entries need not wait for the last
+                ready, self._current, self._work = self._current, None, None
+                self._credit = min(_CREDIT, self._credit + 2)
+                return ready
             while self._work is not None and node not in self._ready:
                 self._prepare()
         ready = self._ready.pop(node, None)
         if ready is not None:
             self._held -= len(ready.pending)
-        elif self._current is not None and self._current.node == node:
-            ready, self._current, self._work = self._current, None, None
         elif self._ready:  # a client goes another way: what was prepared longest ago makes room
             self._held -= len(self._ready.pop(next(iter(self._ready))).pending)
         self._credit = min(_CREDIT, self._credit + (2 if ready is not None else 0.25))

@@ -19,9 +19,8 @@ from guestkit.errors import (
     NotADirectory,
     NotFound,
     SourceError,
-    Unsupported,
 )
-from guestkit.fs.base import DirEntry, Failed, FileSystem, Link, Problems, Stat, State, StatVfs, Subvolume
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, State, StatVfs, Subvolume
 from guestkit.fs.btrfs.assembly import ROOT_ITEM, Trees
 from guestkit.fs.btrfs.content import BtrfsFile, Data, small_file
 from guestkit.fs.btrfs.diritem import LONGEST_NAME, DirItem, name_hash, parse_dir_items
@@ -49,7 +48,6 @@ from guestkit.source import Source
 _new = tuple.__new__
 _STUB_INODE = 2  # what the kernel gives a directory that leads nowhere
 _STUB_MODE = _stat.S_IFDIR | 0o755
-_SKIPPED = (Corrupt, NotADirectory, NotFound, Unsupported, SourceError)
 _MOST_LINK = 4095
 
 
@@ -177,7 +175,7 @@ class Btrfs(FileSystem):
                 if not number:
                     try:
                         stats[at] = self.stat(batch[at][1])
-                    except _SKIPPED as error:
+                    except SKIPPED as error:
                         self.damage.add(f"inode {batch[at][1]}", error)
         return stats
 
@@ -186,7 +184,7 @@ class Btrfs(FileSystem):
     ) -> Iterator[tuple[bytes, int, Stat | None]]:
         start = self.root if directory is None else directory
         pending: list[tuple[bytes, int]] = [(b"", start)]
-        seen = {start}
+        entered = {start}
         while pending:
             prefix, current = pending.pop()
             index = split_key(current)[0]
@@ -199,13 +197,9 @@ class Btrfs(FileSystem):
                         yield path, ino, status
                         if status is None or status[1] & 0xF000 != 0x4000 or status[0] == _STUB_INODE:
                             continue
-                        if ino in seen:  # a directory has one name; with several, a few could give a tree without end
-                            error = Corrupt("directory is its own ancestor, or has a name elsewhere")
-                            self.passed_over(ino, path, error, failed)
-                        else:
-                            seen.add(ino)
+                        if self.enters(ino, path, entered, failed):
                             below.append((path + b"/", ino))
-            except _SKIPPED as error:
+            except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
             pending += reversed(below)  # in the order of the tree, where neighbours lie together
 
