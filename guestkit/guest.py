@@ -300,7 +300,7 @@ class Guest:
         Raises: InvalidArgument when two devices claim to be the same member; SourceError.
         """
         detected = self.detect(device)
-        if detected.usage != "filesystem" or detected.members < 2:
+        if detected.usage != "filesystem" or not detected.members:
             return [device]
         found: dict[tuple[str, int], Device] = {}
         for other in self.devices():
