@@ -47,6 +47,7 @@ class Direct:
         self._nursery: Any = None
         self._limiter: Any = None
         self._blocked = 0
+        self._open_directories = False
         # each takes (nodeid, body) and gives what is to be done, so that it can be done again where it may wait
         self._handlers: dict[int, Callable[[int, memoryview], Work]] = {
             p.LOOKUP: self._lookup,
@@ -129,7 +130,11 @@ class Direct:
                 self._requests.release(p.NUMBER.unpack_from(body)[0])
                 self._send(unique, b"")
             elif opcode == p.INIT:
-                self._send(unique, p.init_reply(body)[0])
+                reply, able = p.init_reply(body)
+                self._open_directories = not able & p.NO_OPENDIR
+                self._send(unique, reply)
+            elif opcode == p.OPENDIR and self._open_directories:
+                self._send(unique, p.opened(0, p.KEEP_CACHE | p.CACHE_DIR))
             elif opcode in (p.DESTROY, p.RELEASEDIR):
                 self._send(unique, b"")
             else:  # the kernel remembers ENOSYS for what it could do without, OPENDIR, FLUSH and ACCESS among them

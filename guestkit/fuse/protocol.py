@@ -32,7 +32,8 @@ _ASYNC_READ, _DO_READDIRPLUS, _PARALLEL_DIROPS, _MAX_PAGES, _CACHE_SYMLINKS = 1,
 # without FUSE_READDIRPLUS_AUTO: find and rsync list a directory whole before they look at its files one by one
 _WANTED = _ASYNC_READ | _DO_READDIRPLUS | _PARALLEL_DIROPS | _MAX_PAGES | _CACHE_SYMLINKS
 _PAGES = 256  # of one request: 1 MiB
-KEEP_CACHE = 1 << 1
+KEEP_CACHE, CACHE_DIR = 1 << 1, 1 << 3
+NO_OPENDIR = 1 << 24  # FUSE_NO_OPENDIR_SUPPORT: since Linux 5.1 directories need not be opened
 
 HEADER_SIZE = 40
 HEADER = struct.Struct("=IIQQIII4x")  # len, opcode, unique, nodeid, uid, gid, pid
@@ -59,16 +60,16 @@ _PADDING = tuple(bytes(-length % 8) for length in range(8))
 _NS = 1_000_000_000
 
 
-def init_reply(body: bytes | memoryview) -> tuple[bytes, bool]:
-    """Answer INIT; False: the kernel will ask again, in a version that is known."""
+def init_reply(body: bytes | memoryview) -> tuple[bytes, int]:
+    """(the reply to INIT, what the kernel can do); it will ask again when its version is too new."""
     major, minor, readahead, flags = _INIT_IN.unpack_from(body)
     if major < MAJOR or (major == MAJOR and minor < 12):
         raise GuestkitError(f"FUSE protocol {major}.{minor} is too old", number=errno.EPROTO)
     if major > MAJOR:
-        return _INIT_OUT.pack(MAJOR, MINOR, 0, 0, 0, 0, 0, 0, 0, 0, 0), False
+        return _INIT_OUT.pack(MAJOR, MINOR, 0, 0, 0, 0, 0, 0, 0, 0, 0), flags
     size = 24 if minor < 23 else _INIT_OUT.size
     reply = _INIT_OUT.pack(MAJOR, min(minor, MINOR), readahead, flags & _WANTED, 0, 0, 4096, 1, _PAGES, 0, 0)
-    return reply[:size], True
+    return reply[:size], flags
 
 
 class Entries:
@@ -151,9 +152,9 @@ def missing() -> bytes:
     return _ENTRY.pack(0, 0, TIMEOUT, 0, *(0 for _ in range(18)))
 
 
-def opened(handle: int) -> bytes:
-    """The fuse_open_out of a file; what the kernel has of it stays good."""
-    return _OPEN_OUT.pack(handle, KEEP_CACHE)
+def opened(handle: int, flags: int = KEEP_CACHE) -> bytes:
+    """A fuse_open_out; what the kernel has of the file stays good."""
+    return _OPEN_OUT.pack(handle, flags)
 
 
 def figures(status: StatVfs) -> bytes:

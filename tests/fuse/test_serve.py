@@ -386,15 +386,31 @@ def test_init_speaks_what_both_sides_know():
     def ask(major, minor):
         return protocol.init_reply(struct.pack("=IIII", major, minor, 131072, 0xFFFFFFFF))
 
-    reply, served = ask(7, 45)
+    reply, able = ask(7, 45)
     major, minor, readahead, flags = struct.unpack_from("=IIII", reply)
-    assert served and (major, minor, readahead, len(reply)) == (7, 31, 131072, 64)
+    assert able == 0xFFFFFFFF and (major, minor, readahead, len(reply)) == (7, 31, 131072, 64)
     assert flags & 1 << 13 and not flags & 1 << 14 and not flags & 1 << 16  # readdirplus always; no write-back
     assert struct.unpack_from("=II", ask(7, 25)[0]) == (7, 25) and len(ask(7, 20)[0]) == 24
-    reply, served = ask(8, 0)
-    assert not served and struct.unpack_from("=II", reply) == (7, 31)
+    reply, _ = ask(8, 0)
+    assert struct.unpack_from("=II", reply) == (7, 31)
     with pytest.raises(GuestkitError, match="is too old"):
         ask(7, 8)
+
+
+def test_a_kernel_that_must_open_directories_may(mounted, monkeypatch):
+    """Linux before 5.1 takes ENOSYS for an error."""
+    from guestkit.fuse import protocol
+
+    monkeypatch.setattr(protocol, "NO_OPENDIR", 0)
+    fs = MemoryFS()
+    inner = fs.directory(2, b"inner")
+    for number in range(500):
+        fs.file(inner, b"file %d" % number, b"x")
+    mount = mounted(fs)
+    for _ in range(2):
+        assert len(os.listdir(mount.at / "inner")) == 500
+    assert output("find", mount.at, "-type", "f").count("\n") == 500
+    assert mount.end() == 0
 
 
 def test_holes_can_be_sought(mounted, tmp_path):
