@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat as _stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -59,6 +59,7 @@ class DirEntry(NamedTuple):
 
 
 RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
+_BATCH = 65536  # entries whose inodes are read together: those of a huge directory lie anywhere in their tables
 # in the end ({directory: its entries, as scan() yields them}, {inode key: Stat, as scan_stat() gives it})
 Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
 
@@ -176,6 +177,28 @@ def whole(work: Generator[None, None, T]) -> T:
 
 # what hides one object or one directory and never the rest: walk() goes on behind it
 SKIPPED = (Corrupt, NotADirectory, NotFound, SourceError, Unsupported)
+
+
+def gathered(batches: Iterable[list[RawEntry]]) -> Iterator[list[RawEntry]]:
+    """Yield the entries of `batches` in lists that grow up to _BATCH, so that the first come soon.
+
+    Raises: what `batches` raises, after everything before it has been yielded.
+    """
+    most = _BATCH >> 6
+    held: list[RawEntry] = []
+    try:
+        for batch in batches:
+            held += batch
+            if len(held) >= most:
+                yield held
+                held = []
+                most = min(most * 4, _BATCH)
+    except GuestkitError:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
 
 
 # what walk() tells of a directory that it could not list in full: (path, error)

@@ -28,6 +28,7 @@ from guestkit.fs.base import (
     Stat,
     State,
     StatVfs,
+    gathered,
     whole,
 )
 from guestkit.fs.ext4 import features as f
@@ -46,7 +47,6 @@ from guestkit.source import Source
 _new = tuple.__new__
 _PIECE = 32  # inodes that scan_small() decodes before it pauses
 _TOGETHER = 64  # directories that a walk lists together
-_BATCH = 65536  # entries whose inodes are read together: in a huge directory they lie anywhere in the tables
 
 
 class Ext4(FileSystem):
@@ -92,7 +92,7 @@ class Ext4(FileSystem):
                 yield _new(DirEntry, entry)
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        for batch in _gathered(self._directories.batches(self._directories.open(directory), cookie)):
+        for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
             stats = self._stats({entry[1] for entry in batch})
             for entry in batch:
                 yield _new(DirEntry, entry), stats[entry[1]]
@@ -138,7 +138,7 @@ class Ext4(FileSystem):
             together = self._stats({entry[1] for entries in plain.values() for entry in entries})
             for prefix, current in group:
                 entries = plain.get(current)
-                batches = _gathered(self._batches(current)) if entries is None else (entries,)
+                batches = gathered(self._batches(current)) if entries is None else (entries,)
                 try:
                     for batch in batches:
                         if not batch:
@@ -317,25 +317,3 @@ class Ext4(FileSystem):
             "journal": "internal" if sup.journal_inum else "external" if sup.has_journal else "none",
             "group_of_superblock": sup.group_number,
         }
-
-
-def _gathered(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
-    """Yield the entries of `batches` in lists that grow in length up to _BATCH, so that the first come soon.
-
-    Raises: what `batches` raises, after everything before it has been yielded.
-    """
-    most = _BATCH >> 6
-    held: list[Raw] = []
-    try:
-        for batch in batches:
-            held += batch
-            if len(held) >= most:
-                yield held
-                held = []
-                most = min(most * 4, _BATCH)
-    except GuestkitError:
-        if held:
-            yield held
-        raise
-    if held:
-        yield held

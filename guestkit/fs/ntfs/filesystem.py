@@ -16,7 +16,7 @@ from guestkit.errors import (
     NotFound,
     Unsupported,
 )
-from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs, gathered
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.content import plain_file
@@ -35,7 +35,6 @@ from guestkit.fs.ntfs.xattr import Attributes
 from guestkit.source import BytesSource, Source
 
 _new = tuple.__new__
-_BATCH = 4096  # entries whose records are read together
 
 
 class Ntfs(FileSystem):
@@ -99,30 +98,10 @@ class Ntfs(FileSystem):
                 yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind))
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        for batch in self._joined(directory, cookie):
+        for batch in gathered(self._directories.batches(directory, cookie)):
             stats = self._stats([entry[1] for entry in batch])
             for name, reference, kind, behind in batch:
                 yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind)), stats[reference]
-
-    def _joined(self, directory: int, cookie: int = 0) -> Iterator[list[tuple[bytes, int, int, int]]]:
-        """The batches of a directory, small ones joined: a block holds some forty names."""
-        held: list[tuple[bytes, int, int, int]] = []
-        batches = self._directories.batches(directory, cookie)
-        while True:
-            try:
-                batch = next(batches, None)
-            except Corrupt:
-                if held:
-                    yield held
-                raise
-            if batch is None:
-                break
-            held += batch
-            if len(held) >= _BATCH:
-                yield held
-                held = []
-        if held:
-            yield held
 
     def _stats(self, references: list[int]) -> dict[int, Stat | None]:
         """The stat of each file reference; None, and a problem, where stat() would raise."""
@@ -141,7 +120,7 @@ class Ntfs(FileSystem):
         while pending:
             prefix, current = pending.pop()
             try:
-                for batch in self._joined(current):
+                for batch in gathered(self._directories.batches(current)):
                     stats = self._stats([entry[1] for entry in batch])
                     for name, reference, _, _ in batch:
                         path = prefix + name

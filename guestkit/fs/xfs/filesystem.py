@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 from guestkit.errors import (
     Corrupt,
-    GuestkitError,
     InvalidArgument,
     IsADirectory,
     NoAttribute,
@@ -19,7 +18,7 @@ from guestkit.errors import (
     SourceError,
     Unsupported,
 )
-from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs, gathered
 from guestkit.fs.xfs import features as f
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.content import file_source, link_target
@@ -34,7 +33,6 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
-_BATCH = 16384  # entries whose inodes are read together: in a huge directory they lie anywhere in the groups
 
 
 class Xfs(FileSystem):
@@ -76,7 +74,7 @@ class Xfs(FileSystem):
                 yield _new(DirEntry, entry)
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        for batch in _gathered(self._directories.batches(self._directories.open(directory), cookie)):
+        for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
             stats = self._stats(batch)
             for entry in batch:
                 yield _new(DirEntry, entry), stats[entry[1]]
@@ -98,7 +96,7 @@ class Xfs(FileSystem):
         while pending:
             prefix, current = pending.pop()
             try:
-                for batch in _gathered(self._directories.batches(self._directories.open(current))):
+                for batch in gathered(self._directories.batches(self._directories.open(current))):
                     stats = self._stats(batch)
                     for name, ino, _, _ in batch:
                         path = prefix + name
@@ -212,25 +210,3 @@ class Xfs(FileSystem):
             "realtime_blocks": sup.rt_blocks,
             "log": "external" if sup.external_log else "internal",
         }
-
-
-def _gathered(batches: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
-    """Yield the entries of `batches` in lists that double in length up to _BATCH, so that the first come soon.
-
-    Raises: what `batches` raises, after everything before it has been yielded.
-    """
-    most = _BATCH >> 4
-    held: list[Raw] = []
-    try:
-        for batch in batches:
-            held += batch
-            if len(held) >= most:
-                yield held
-                held = []
-                most = min(most * 2, _BATCH)
-    except GuestkitError:
-        if held:
-            yield held
-        raise
-    if held:
-        yield held
