@@ -6,6 +6,7 @@ escapes; a pipe gets names as the guest has them.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -110,7 +111,12 @@ class JsonList:
 
 def complain(text: str) -> None:
     """Print one line of error or warning to standard error."""
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full disk, which whoever wrote has told; what is left is not tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     encoding = sys.stderr.encoding or "utf-8"
     line = f"guestkit: {escape(text)}\n".encode(encoding, "backslashreplace")
     try:

@@ -317,12 +317,17 @@ def test_reader_that_stops_early_is_no_error(sample_image: Path) -> None:
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
 
 
-def test_output_on_a_full_device_is_one_line(sample_image: Path) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [("cat", "/etc/os-release"), ("ls", "-l", "/etc"), ("tree", "/")])
+def test_output_on_a_full_device_is_one_line(sample_image: Path, buffered: bool, command: tuple[str, ...]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if not buffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    words = [*COMMAND, *command[:-1], str(sample_image), command[-1]]
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [*COMMAND, "cat", str(sample_image), "/etc/os-release"], stdout=full, stderr=subprocess.PIPE, check=False
-        )
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, env=environment)
     assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
     assert done.stderr.splitlines()[0].startswith(b"guestkit: ") and b"No space" in done.stderr
     assert b"Traceback" not in done.stderr
 
