@@ -19,10 +19,14 @@ from typing import NamedTuple, Protocol
 from guestkit.errors import AccessRefused, GuestkitError, IsADirectory, NotFound, SourceError, WouldBlock
 
 
+_SCRATCH = 1 << 18  # bytes
+
+
 class _Patience(threading.local):
-    """Whether the running thread may wait for a disk or a decompressor."""
+    """Whether the running thread may wait for a disk or a decompressor, and where it reads when it may not."""
 
     may_block = True
+    scratch: memoryview | None = None  # made when first needed
 
 
 patience = _Patience()
@@ -192,6 +196,12 @@ class FileSource(Leaf):
                 raise host_error(error, self.path) from None
             if len(data) == length:
                 return data
+        elif length <= _SCRATCH:  # there is no pread with flags, and a buffer for each read costs more than the copy
+            if patience.scratch is None:
+                patience.scratch = memoryview(bytearray(_SCRATCH))
+            part = patience.scratch[:length]
+            self.read_into(offset, part)
+            return bytes(part)
         return super().read(offset, length)
 
     def close(self) -> None:

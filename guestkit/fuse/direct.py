@@ -142,7 +142,7 @@ class Direct:
         except Exception as error:
             self._refuse(unique, self._requests.refusal(error, f"request {opcode}"))
 
-    def _send(self, unique: int, payload: bytes | memoryview) -> None:
+    def _send(self, unique: int, payload: bytes) -> None:
         self._write(p.REPLY.pack(p.REPLY_SIZE + len(payload), 0, unique) + payload)
 
     def _refuse(self, unique: int, number: int) -> None:
@@ -208,6 +208,9 @@ class Direct:
         listing = self._listings.pop((node, cookie), None) if cookie else ahead.listing(node)
         if listing is None:
             listing = requests.listing(node, cookie)
+        elif listing.ended and not listing.pending:
+            self._send(unique, b"")
+            return
         try:
             reply = self._entries(listing, size, plus)
         except WouldBlock:
