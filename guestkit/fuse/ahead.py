@@ -351,6 +351,14 @@ class Ahead:
         self._credit = min(_CREDIT, self._credit + (2 if ready is not None else 0.25))
         return ready
 
+    def listing_now(self, node: int) -> Directory | None:
+        """As listing(), for a loop that is never idle: those that are wanted next are listed together with it."""
+        if node in self._wanted:
+            self._prepare()
+            while self._work is not None:
+                self._prepare()
+        return self.listing(node)
+
     # files
 
     def opened(self, handle: int, source: Source) -> None:

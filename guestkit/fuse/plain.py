@@ -200,7 +200,7 @@ class Operations:
         except GuestkitError as error:
             raise self.refused(error, "opendir") from None
         handle = next(self._handles)
-        self._directories[handle] = self.requests.listing(node, 0)
+        self._directories[handle] = self.requests.ahead.listing_now(node) or self.requests.listing(node, 0)
         self._seen(ctx, node)
         return handle
 
@@ -229,6 +229,8 @@ class Operations:
                 if not self._reply(listing, token):
                     break
                 replied = True
+            if listing.ended and not listing.pending:
+                self.requests.ahead.listed(listing)
         except Exception as error:
             raise self.refused(error, "readdir") from None
 
