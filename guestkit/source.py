@@ -18,7 +18,6 @@ from typing import NamedTuple, Protocol
 
 from guestkit.errors import AccessRefused, GuestkitError, IsADirectory, NotFound, SourceError, WouldBlock
 
-
 _SCRATCH = 1 << 18  # bytes
 
 
