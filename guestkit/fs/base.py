@@ -59,6 +59,7 @@ class DirEntry(NamedTuple):
 
 
 RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
+_SMALL = 1024  # entries of a directory that scan_small() lists
 _BATCH = 65536  # entries whose inodes are read together: those of a huge directory lie anywhere in their tables
 # in the end ({directory: its entries, as scan() yields them}, {inode key: Stat, as scan_stat() gives it})
 Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
@@ -259,8 +260,27 @@ class FileSystem(ABC):
         Pauses (yields None) every 100 us or so, for whoever has something else to do. Others are left out:
         scan_stat() lists them, and raises what it has to. May leave out all.
         """
-        yield
-        return {}, {}
+        listed: dict[int, list[RawEntry]] = {}
+        stats: dict[int, Stat | None] = {}
+        for directory in directories:
+            entries: list[RawEntry] = []
+            try:
+                for batch, found in self.scan_lists(directory):
+                    entries += batch
+                    stats.update(zip([entry[1] for entry in batch], found, strict=True))
+                    yield
+                    if len(entries) > _SMALL:
+                        break
+                else:
+                    listed[directory] = entries
+            except GuestkitError:  # whoever lists it by itself is told
+                continue
+        return listed, stats
+
+    def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[RawEntry], list[Stat | None]]]:
+        """As scan_stat, in lists: the entries, and for each its Stat or None."""
+        for entry, status in self.scan_stat(directory, cookie):
+            yield [entry], [status]
 
     @abstractmethod
     def readlink(self, ino: int) -> Link:

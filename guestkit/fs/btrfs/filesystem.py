@@ -38,7 +38,7 @@ from guestkit.fs.btrfs.inode import (
     parse_inode,
 )
 from guestkit.fs.btrfs.keys import make_key, split_key
-from guestkit.fs.btrfs.listing import Batch, Listing
+from guestkit.fs.btrfs.listing import Batch, Listing, Raw
 from guestkit.fs.btrfs.statfs import statvfs
 from guestkit.fs.btrfs.subvolumes import Subvolumes, inode_parent
 from guestkit.fs.btrfs.tree import Items
@@ -155,10 +155,14 @@ class Btrfs(FileSystem):
                 yield _new(DirEntry, entry)
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        for batch, stats in self.scan_lists(directory, cookie):
+            for entry, status in zip(batch, stats, strict=True):
+                yield _new(DirEntry, entry), status
+
+    def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[Raw], list[Stat | None]]]:
         index = split_key(directory)[0]
         for batch, numbers in self._batches(directory, cookie):
-            for entry, status in zip(batch, self._stats(index, batch, numbers), strict=True):
-                yield _new(DirEntry, entry), status
+            yield batch, self._stats(index, batch, numbers)
 
     def _batches(self, directory: int, cookie: int) -> Iterator[Batch]:
         index, number, stub = self._directory(directory)

@@ -16,7 +16,7 @@ from guestkit.errors import (
     NotFound,
     Unsupported,
 )
-from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, Stat, StatVfs, gathered
+from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, RawEntry, Stat, StatVfs, gathered
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.content import plain_file
@@ -98,10 +98,16 @@ class Ntfs(FileSystem):
                 yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind))
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        for batch, stats in self.scan_lists(directory, cookie):
+            for entry, status in zip(batch, stats, strict=True):
+                yield _new(DirEntry, entry), status
+
+    def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[RawEntry], list[Stat | None]]]:
         for batch in gathered(self._directories.batches(directory, cookie)):
-            stats = self._stats([entry[1] for entry in batch])
-            for name, reference, kind, behind in batch:
-                yield _new(DirEntry, (name, reference & 0xFFFFFFFFFFFF, kind, behind)), stats[reference]
+            references = [entry[1] for entry in batch]
+            stats = self._stats(references)
+            entries = [(name, reference & 0xFFFFFFFFFFFF, kind, behind) for name, reference, kind, behind in batch]
+            yield entries, [stats[reference] for reference in references]
 
     def _stats(self, references: list[int]) -> dict[int, Stat | None]:
         """The stat of each file reference; None, and a problem, where stat() would raise."""

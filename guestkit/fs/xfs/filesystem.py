@@ -74,10 +74,14 @@ class Xfs(FileSystem):
                 yield _new(DirEntry, entry)
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
+        for batch, stats in self.scan_lists(directory, cookie):
+            for entry, status in zip(batch, stats, strict=True):
+                yield _new(DirEntry, entry), status
+
+    def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[Raw], list[Stat | None]]]:
         for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
             stats = self._stats(batch)
-            for entry in batch:
-                yield _new(DirEntry, entry), stats[entry[1]]
+            yield batch, [stats[entry[1]] for entry in batch]
 
     def _stats(self, entries: list[Raw]) -> dict[int, Stat | None]:
         """The stat of each entry's inode; None, and a problem, where stat() would raise."""
