@@ -100,6 +100,9 @@ class Dissect:
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         raise NotImplementedError
 
+    def look(self, node: Any) -> None:
+        """Have the node's stat read; names() need not."""
+
     def folder(self, node: Any) -> bool:
         raise NotImplementedError
 
@@ -125,8 +128,10 @@ class DissectExt(Dissect):
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         for name, child in node.listdir().items():
             if name not in (".", ".."):
-                child.size, child.mtime, child.inode.i_mode  # noqa: B018
                 yield name, child
+
+    def look(self, node: Any) -> None:
+        node.size, node.mtime, node.inode.i_mode  # noqa: B018
 
     def folder(self, node: Any) -> bool:
         return bool(node.filetype == 0x4000)
@@ -145,11 +150,13 @@ class DissectNtfs(Dissect):
         for child in node.iterdir(dereference=True, ignore_dos=True):
             if child.segment < 24:  # the volume's own files
                 continue
-            about = child.attributes[0x10][0]
-            about.last_modification_time, about.file_attributes  # noqa: B018
-            if not child.is_dir():
-                child.size()
             yield child.filename, child
+
+    def look(self, node: Any) -> None:
+        about = node.attributes[0x10][0]
+        about.last_modification_time, about.file_attributes  # noqa: B018
+        if not node.is_dir():
+            node.size()
 
     def folder(self, node: Any) -> bool:
         return bool(node.is_dir())
@@ -167,8 +174,10 @@ class DissectFat(Dissect):
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         for child in node.iterdir():
             if child.name not in (".", "..") and not child.is_volume_id():
-                child.size, child.mtime, child.atime, child.ctime  # noqa: B018
                 yield child.name, child
+
+    def look(self, node: Any) -> None:
+        node.size, node.mtime, node.atime, node.ctime  # noqa: B018
 
     def folder(self, node: Any) -> bool:
         return bool(node.is_directory())
@@ -199,8 +208,10 @@ class DissectXfs(Dissect):
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         for name, child in node.listdir().items():
             if name not in (".", ".."):
-                child.size, child.mtime, child.inode  # noqa: B018
                 yield name, child
+
+    def look(self, node: Any) -> None:
+        node.size, node.mtime, node.inode  # noqa: B018
 
     def folder(self, node: Any) -> bool:
         return bool(node.filetype == 0x4000)
@@ -218,8 +229,10 @@ class DissectBtrfs(Dissect):
     def names(self, node: Any) -> Iterator[tuple[str, Any]]:
         for name, child in node.iterdir():
             if name not in (".", ".."):
-                child.size, child.mtime, child.mode  # noqa: B018
                 yield name, child
+
+    def look(self, node: Any) -> None:
+        node.size, node.mtime, node.mode  # noqa: B018
 
     def folder(self, node: Any) -> bool:
         return bool(node.is_dir())
@@ -278,6 +291,7 @@ def _dissect_walk(fs: Dissect) -> int:
     while pending:
         for _, child in fs.names(pending.pop()):
             count += 1
+            fs.look(child)
             if fs.folder(child) and fs.key(child) not in seen:
                 seen.add(fs.key(child))
                 pending.append(child)
