@@ -73,6 +73,7 @@ _PAGE = 4096  # bytes of an inode table that one read takes at least
 _LONG_RUN = 1024  # inodes that one bulk read takes at most, wanted or not
 _SHORT_RUN = 64  # the same where fewer than one in _SPARSE is wanted
 _SPARSE = 16
+_MOST_RECENT = 4096  # records, about 2 MiB
 _FEW = 8  # fewer inodes are decoded one by one
 _COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
@@ -130,6 +131,7 @@ class InodeTable:
         self._dir_index = bool(sup.compat & f.DIR_INDEX)
         self._large_dir = bool(sup.incompat & f.LARGEDIR)
         self._casefold = bool(sup.incompat & f.CASEFOLD)
+        self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
         self._form: Form | None = None
         if USABLE and sup.inode_size > 128:
             extend = crc32c_extend() if sup.metadata_csum else None
@@ -150,6 +152,11 @@ class InodeTable:
         inode: Inode | None = self._cached(key)
         if inode is not None:
             return inode
+        recent = self._recent.pop(ino, None)
+        if recent is not None:
+            inode = Inode(*recent, self._acl_high)
+            self._blocks.cache.put(key, inode, 700 + self._size)
+            return inode
         if not 0 < ino <= self._super.inodes_count or (ino < self._super.first_ino and ino != ROOT_INO and not special):
             raise NotFound(f"inode {ino} is none that can be reached")
         number, offset = self._locate(ino)
@@ -162,6 +169,14 @@ class InodeTable:
             raise
         self._blocks.cache.put(key, inode, 700 + self._size)
         return inode
+
+    def record(self, ino: int) -> tuple[bytes, Stat]:
+        """(record, stat) of inode `ino`. Raises: as read()."""
+        recent = self._recent.get(ino)
+        if recent is not None:
+            return recent
+        inode = self.read(ino)
+        return inode.raw, inode.stat
 
     def stat_many(self, inos: set[int]) -> Found:
         """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
@@ -222,14 +237,15 @@ class InodeTable:
             records = b"".join([data[at : at + size] for at in [ino * size - start for ino in members]])
         found = stats_of(records, members, form)
         stats.update(zip(members, found, strict=True))
-        keep, token = self._blocks.cache.put, self._token
+        recent = self._recent
+        if len(recent) > _MOST_RECENT:
+            recent.clear()
         left = []
         for at, stat in enumerate(found):
             if stat is None:
                 left.append(members[at])
             elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
-                inode = Inode(records[at * size : (at + 1) * size], stat, self._acl_high)
-                keep((token, "i", stat[0]), inode, 700 + size)
+                recent[stat[0]] = records[at * size : (at + 1) * size], stat
         return left
 
     def _decode_each(

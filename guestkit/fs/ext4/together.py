@@ -23,6 +23,7 @@ _PIECE = 8  # entries
 
 _LEFT = INDEX_FL | CASEFOLD_FL | ENCRYPT_FL | INLINE_DATA_FL | EXTENTS_FL  # EXTENTS_FL alone must be set
 _one_extent = struct.Struct("<HHHH4xIHHI").unpack_from  # a header and the extent behind it
+_flags = struct.Struct("<I").unpack_from
 _number = struct.Struct("<I").pack
 _TAIL = b"\0\0\0\0\x0c\0\0\xde"
 
@@ -44,16 +45,15 @@ class Together:
         wanted: list[tuple[int, int, int, int]] = []  # first block, count, inode, checksum seed
         size, low, high = self._size, self._blocks.first, self._blocks.count
         extend, seed = self._extend, self._seed
-        read = self._table.read
+        record = self._table.record
         for ino in inos:
             try:
-                inode = read(ino)
+                raw, status = record(ino)
             except GuestkitError:  # whoever lists it with care is told
                 continue
-            raw = inode.raw
-            if inode.flags & _LEFT != EXTENTS_FL or inode.mode & 0xF000 != 0x4000:
+            if _flags(raw, 32)[0] & _LEFT != EXTENTS_FL or status[1] & 0xF000 != 0x4000:
                 continue
-            count, rest = divmod(inode.size, size)
+            count, rest = divmod(status[6], size)
             magic, entries, most, depth, logical, length, upper, lower = _one_extent(raw, 40)
             block = upper << 32 | lower
             if (
