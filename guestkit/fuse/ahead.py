@@ -123,11 +123,11 @@ class Directory:
             try:
                 for entry in islice(self._iterator, count):
                     entries.append(entry)
-                self.ended = len(entries) < count
-            finally:
+            finally:  # what came before an error is good
                 if entries:
                     made += self._encoded(entries)
                     self._behind = entries[-1].cookie
+            self.ended = len(entries) < count  # not before: encoding a link may have to wait, and comes again then
         except WouldBlock:
             self._restart(made)
             if not made:
@@ -137,7 +137,7 @@ class Directory:
             self._error = error
             if not made:
                 raise
-        except Exception:
+        except Exception:  # a defect: whoever asked is told, and the listing can be gone on with
             self._restart([])
             raise
         self.pending = self.pending + made if self.pending else made

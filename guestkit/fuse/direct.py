@@ -139,7 +139,7 @@ class Direct:
                 self._send(unique, b"")
             else:  # the kernel remembers ENOSYS for what it could do without, OPENDIR, FLUSH and ACCESS among them
                 self._refuse(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS)
-        except Exception as error:
+        except Exception as error:  # the request's own, and never the end of the mount
             self._refuse(unique, self._requests.refusal(error, f"request {opcode}"))
 
     def _send(self, unique: int, payload: bytes) -> None:
@@ -163,11 +163,9 @@ class Direct:
 
     async def _in_thread(self, unique: int, opcode: int, work: Work) -> None:
         try:
-            reply = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
-        except Exception as error:
+            self._send(unique, await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter))
+        except Exception as error:  # the request's own, and never the end of the mount
             self._refuse(unique, self._requests.refusal(error, f"request {opcode}"))
-        else:
-            self._send(unique, reply)
         finally:
             self._blocked -= 1
 
@@ -258,8 +256,8 @@ class Direct:
             listing.pending = pending[done:] if full else []
         if parts:
             self._listings[listing.node, listing.cookie] = listing
-            if len(self._listings) > _LISTINGS:
-                self._listings.pop(next(iter(self._listings)), None)
+            if len(self._listings) > _LISTINGS:  # a copy: another thread may add one
+                self._listings.pop(list(self._listings)[0], None)  # noqa: RUF015
         return b"".join(parts)
 
     # names and attributes

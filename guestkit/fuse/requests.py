@@ -13,7 +13,7 @@ import stat as _stat
 from collections.abc import Sequence
 from typing import Any
 
-from guestkit.errors import GuestkitError, InvalidArgument, ReadOnly
+from guestkit.errors import GuestkitError, InvalidArgument, NameTooLong, ReadOnly
 from guestkit.fs.base import Stat, StatVfs
 from guestkit.fuse.ahead import Ahead, Directory, EntryForm
 from guestkit.fuse.nodes import TABLE, Nodes, met_in
@@ -22,6 +22,7 @@ from guestkit.namespace import KEY_BITS, Namespace
 from guestkit.source import Source
 
 MOST_READ = 1 << 20  # bytes; what a client asks for at once
+_LONGEST_TARGET = 4095  # bytes
 _ACCESS_MODES = os.O_WRONLY | os.O_RDWR
 
 
@@ -103,14 +104,16 @@ class Requests:
         return self.form.of(number, status)
 
     def readlink(self, number: int) -> bytes:
+        """Raises: NameTooLong for what the mount's own path has made longer than the kernel takes."""
         target = self.nodes.target(number)
-        if target is not None:
-            return target
-        node = self.nodes.node(number)
-        target = self.namespace.readlink(node)
-        if target.startswith(b"/") and not self._raw_links:
-            # the directory does not matter to an absolute target, only the mount, which the link's own node tells
-            target = self.namespace.confined(node, target)
+        if target is None:
+            node = self.nodes.node(number)
+            target = self.namespace.readlink(node)
+            if target.startswith(b"/") and not self._raw_links:
+                # the directory does not matter to an absolute target, only the mount, which the link's own node tells
+                target = self.namespace.confined(node, target)
+        if len(target) > _LONGEST_TARGET:
+            raise NameTooLong
         return bytes(target)
 
     # files

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from memory import Failing, MemoryFS, Slow, load
 
-from guestkit.errors import Busy, Corrupt, NotFound, Unsupported
+from guestkit.errors import Busy, Corrupt, NotFound, Unsupported, WouldBlock
 from guestkit.fuse import MountOptions, serve, stop
 from guestkit.namespace import MountTable
-from guestkit.source import FileSource
+from guestkit.source import FileSource, patience
 
 pytestmark = pytest.mark.fuse
 both_loops = pytest.mark.parametrize("plain_loop", [False, True], ids=["direct", "plain"])
@@ -584,4 +584,48 @@ def test_reading_goes_on_after_errors_in_a_listing(mounted):
     assert caught.value.errno == errno.EUCLEAN
     assert len(names) == 500
     assert (mount.at / "damaged/f499").read_bytes() == b"x"
+    assert mount.end() == 0
+
+
+@both_loops
+def test_links_that_must_be_waited_for_do_not_shorten_a_listing(mounted, plain_loop):
+    class ColdLinks(MemoryFS):
+        def readlink(self, ino):
+            if not patience.may_block:
+                raise WouldBlock
+            return super().readlink(ino)
+
+    fs = ColdLinks()
+    inner = fs.directory(2, b"inner")
+    names = []
+    for number in range(300):
+        names += [f"file {number}", f"link {number}"]
+        fs.file(inner, b"file %d" % number, b"x")
+        fs.link(inner, b"link %d" % number, b"file %d" % number)
+    mount = mounted(fs, plain_loop=plain_loop)
+    assert sorted(os.listdir(mount.at / "inner")) == sorted(names)
+    assert all(os.readlink(mount.at / "inner" / f"link {number}") == f"file {number}" for number in range(300))
+    assert mount.end() == 0
+
+
+@both_loops
+def test_a_target_that_is_too_long_for_the_kernel_is_that_links_error(mounted, plain_loop):
+    """The longest that a guest can have, with the mount's own path before it, met where it must be waited for."""
+
+    class ColdLinks(MemoryFS):
+        def readlink(self, ino):
+            if not patience.may_block:
+                raise WouldBlock
+            return super().readlink(ino)
+
+    fs = ColdLinks()
+    fs.link(2, b"long", b"/" + b"x" * 4090)
+    fs.file(2, b"good", b"good")
+    mount = mounted(fs, plain_loop=plain_loop)
+    for _ in range(3):
+        with pytest.raises(OSError) as caught:
+            os.readlink(mount.at / "long")
+        assert caught.value.errno == errno.ENAMETOOLONG
+        assert (mount.at / "good").read_bytes() == b"good"
+    assert "defect" not in mount.log.read_text()
     assert mount.end() == 0
