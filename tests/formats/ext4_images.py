@@ -43,6 +43,10 @@ class Counted(BytesSource):
         self.reads.append((offset, len(buf)))
         super().read_into(offset, buf)
 
+    def read(self, offset: int, length: int) -> bytes:
+        self.reads.append((offset, length))
+        return super().read(offset, length)
+
     def blocks(self, block_size: int) -> list[int]:
         """Each block read, as often as it was."""
         found = []

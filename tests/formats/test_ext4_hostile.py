@@ -11,7 +11,7 @@ import pytest
 from ext4_images import Counted, debugfs, make, path, reader, run
 
 from guestkit.checksum import crc32c
-from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, Unsupported
+from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError, Unsupported
 from guestkit.fs.ext4 import open as open_ext4
 from guestkit.fs.ext4.features import INCOMPAT_READ
 from guestkit.fs.ext4.filesystem import Ext4
@@ -269,3 +269,43 @@ def test_directories_with_two_names_each_do_not_make_a_tree_without_end(tmp_path
     table = MountTable()
     table.mount(fs)
     assert len(list(table.walk(table.root))) == len(names)
+
+
+def test_an_unreadable_sector_costs_a_listing_the_inodes_in_it_alone(tmp_path: Path) -> None:
+    class Failing(BytesSource):
+        bad = -1  # byte offset of a record that cannot be read
+
+        def read(self, offset: int, length: int) -> bytes:
+            if offset <= self.bad < offset + length:
+                raise SourceError("I/O error")
+            return super().read(offset, length)
+
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(200):
+        (tree / f"file{number}").touch()
+    source = Failing(make(tmp_path / "image", "8M", "-t", "ext4", tree=tree).read_bytes())
+    fs = open_ext4([source], Limits(), {})
+    name, victim = next((entry.name, entry.ino) for entry in fs.scan(fs.root) if entry.ino == 110)
+    group, index = divmod(victim - 1, fs.superblock.inodes_per_group)
+    table = fs.groups.inode_table(group) * fs.superblock.block_size
+    source.bad = table + index * fs.superblock.inode_size
+    fs = open_ext4([source], Limits(), {})
+    lost = [entry.name for entry, status in fs.scan_stat(fs.root) if status is None]
+    assert lost == [name]
+
+
+def test_bulk_reads_and_kept_records_are_bounded_in_bytes(tmp_path: Path) -> None:
+    """Inodes as large as a block: a thousand of them are no small read."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(900):
+        (tree / f"link{number}").symlink_to("target")
+    image = make(tmp_path / "image", "64M", "-t", "ext4", "-b", "4096", "-I", "4096", "-N", "1200", tree=tree)
+    source = Counted(image.read_bytes())
+    fs = open_ext4([source], Limits(), {})
+    source.reads.clear()
+    assert sum(status is not None for _, status in fs.scan_stat(fs.root)) == 901
+    assert max(length for _, length in source.reads) <= 1 << 18
+    kept = sum(len(record) for record, _ in fs.table._recent.values())
+    assert kept <= 2 << 20

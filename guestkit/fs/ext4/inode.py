@@ -70,10 +70,11 @@ _number = struct.Struct("<I").pack
 _new = tuple.__new__
 _NS = 1_000_000_000
 _PAGE = 4096  # bytes of an inode table that one read takes at least
-_LONG_RUN = 1024  # inodes that one bulk read takes at most, wanted or not
+_RUN_BYTES = 1 << 18  # of records that one bulk read takes at most
+_LONG_RUN = 1024  # inodes, wanted or not, where they are small enough for that
 _SHORT_RUN = 64  # the same where fewer than one in _SPARSE is wanted
 _SPARSE = 16
-_MOST_RECENT = 4096  # records, about 2 MiB
+_RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
 _FEW = 8  # fewer inodes are decoded one by one
 _COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
@@ -131,6 +132,8 @@ class InodeTable:
         self._dir_index = bool(sup.compat & f.DIR_INDEX)
         self._large_dir = bool(sup.incompat & f.LARGEDIR)
         self._casefold = bool(sup.incompat & f.CASEFOLD)
+        self._long_run = max(1, min(_LONG_RUN, _RUN_BYTES // sup.inode_size))
+        self._most_recent = _RECENT_BYTES // (sup.inode_size + 512)
         self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
         self._form: Form | None = None
         if USABLE and sup.inode_size > 128:
@@ -196,22 +199,23 @@ class InodeTable:
         begin, end = bisect_left(ordered, first), bisect_right(ordered, last)
         for ino in (*ordered[:begin], *ordered[end:]):
             if ino == ROOT_INO:
-                self._decode_each(self._read_run(ino, ino), ino, [ino], stats, bad)
+                self._one_by_one([ino], stats, bad)
             else:
                 bad[ino] = NotFound(f"inode {ino} is none that can be reached")
         per_group = self._per_group
         while begin < end:
             low = ordered[begin]
             limit = (low - 1) // per_group * per_group + per_group + 1  # the next group's table stands elsewhere
-            stop = bisect_left(ordered, min(limit, low + _LONG_RUN), begin, end)
+            stop = bisect_left(ordered, min(limit, low + self._long_run), begin, end)
             if (ordered[stop - 1] - low) > (stop - begin) * _SPARSE:
-                stop = bisect_left(ordered, min(limit, low + _SHORT_RUN), begin, stop)
+                stop = bisect_left(ordered, min(limit, low + min(_SHORT_RUN, self._long_run)), begin, stop)
             members = ordered[begin:stop]
             begin = stop
             try:
                 data = self._read_run(low, members[-1])
-            except (Corrupt, SourceError) as error:
-                bad.update(dict.fromkeys(members, error))
+            except (Corrupt, SourceError):  # some of them may be there all the same
+                self._one_by_one(members, stats, bad)
+                yield
                 continue
             for at in range(0, len(members), column):
                 part = members[at : at + column]
@@ -238,7 +242,7 @@ class InodeTable:
         found = stats_of(records, members, form)
         stats.update(zip(members, found, strict=True))
         recent = self._recent
-        if len(recent) > _MOST_RECENT:
+        if len(recent) + len(members) > self._most_recent:
             recent.clear()
         left = []
         for at, stat in enumerate(found):
@@ -247,6 +251,16 @@ class InodeTable:
             elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
                 recent[stat[0]] = records[at * size : (at + 1) * size], stat
         return left
+
+    def _one_by_one(self, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]) -> None:
+        """Read and decode each of `members` by itself."""
+        for ino in members:
+            try:
+                data = self._read_run(ino, ino)
+            except (Corrupt, SourceError) as error:
+                bad[ino] = error.within(f"inode {ino}")
+                continue
+            self._decode_each(data, ino, [ino], stats, bad)
 
     def _decode_each(
         self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]

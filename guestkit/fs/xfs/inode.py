@@ -316,9 +316,12 @@ class InodeTable:
             try:
                 start, left = self._place(first)
                 run = self._blocks.device.read(start, min((last + 1 - first) << log, left)) if left > 0 else b""
-            except (Corrupt, SourceError) as error:
+            except (Corrupt, SourceError):  # some of them may be there all the same
                 for page in missing[at:stop]:
-                    pages[page] = error
+                    try:
+                        pages[page] = self._load(page)
+                    except (Corrupt, SourceError) as error:
+                        pages[page] = error
             else:
                 for page in missing[at:stop]:
                     offset = (page - first) << log
