@@ -71,6 +71,7 @@ class Namespace(Protocol):
     def walk(self, directory: int, failed: Failed | None = None) -> Iterator[tuple[bytes, int, Stat | None]]: ...
     def resolve(self, path: bytes, *, start: int | None = None, follow: bool = True, fold: bool = False) -> int: ...
     def problems(self) -> Sequence[Problem]: ...
+    def damaged(self) -> int: ...
     def unclean(self) -> list[str]: ...
 
 
@@ -457,6 +458,10 @@ class MountTable:
             for problem in mount.fs.problems()[1]:
                 found.append(replace_where(problem, mount.source))
         return found
+
+    def damaged(self) -> int:
+        """How many damaged places were met so far."""
+        return sum(mount.fs.problems()[0] for mount in self.mounts.values())
 
     def unclean(self) -> list[str]:
         """A sentence for each filesystem that was not shut down and is shown as it stands."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -19,13 +20,15 @@ import trio
 
 from guestkit.errors import GuestkitError, WouldBlock
 from guestkit.fuse import protocol as p
-from guestkit.fuse.ahead import READY, Directory
+from guestkit.fuse.directory import READY, Directory
+from guestkit.fuse.lister_process import Frame
 from guestkit.fuse.options import MountOptions
 from guestkit.fuse.requests import MOST_READ, Requests
 from guestkit.namespace import Namespace
 
 SPIN_SECONDS = 100e-6  # 60 to 200 us are equal, 30 is too short
 YIELD_SECONDS = 25e-3  # signals, worker threads and cancellation get their turn this often
+_PATIENCE_MS = 5
 _THREADS = 8
 _REQUEST = 1 << 16  # bytes; the kernel wants room for what it might write
 _LISTINGS = 64  # that wait to be gone on with
@@ -38,7 +41,7 @@ class Direct:
 
     def __init__(self, fd: int, namespace: Namespace, options: MountOptions) -> None:
         self._fd = fd
-        self._requests = Requests(namespace, options, p.Entries(options))
+        self.requests = Requests(namespace, options, p.Entries(options))
         self._missing = p.missing()
         self._buffer = bytearray(_REQUEST)
         self._view = memoryview(self._buffer)
@@ -48,6 +51,10 @@ class Direct:
         self._limiter: Any = None
         self._blocked = 0
         self._open_directories = False
+        self._shares = False  # the last request was one that a lister process prepares answers to
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        self._poll = poll.poll
         # each takes (nodeid, body) and gives what is to be done, so that it can be done again where it may wait
         self._handlers: dict[int, Callable[[int, memoryview], Work]] = {
             p.LOOKUP: self._lookup,
@@ -60,15 +67,14 @@ class Direct:
             p.LSEEK: self._lseek,
         }
 
-    async def run(self, ready: Callable[[], None] | None) -> None:
+    async def run(self, ready: Callable[[], None]) -> None:
         """Serve until the mount is gone or this is cancelled. `ready` is called once, when the mount answers."""
         fd = self._fd
         self._limiter = trio.CapacityLimiter(_THREADS)
         os.set_blocking(fd, False)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if ready is not None:
-                ready()
+            ready()
             while self._serve():
                 await trio.lowlevel.wait_readable(fd)
             nursery.cancel_scope.cancel()
@@ -78,7 +84,8 @@ class Direct:
     def _serve(self) -> bool:
         """Answer requests until none comes for a while, or others must have their turn. False: the mount is gone."""
         fd, into = self._fd, [self._buffer]
-        readv, clock, idle = os.readv, perf_counter, self._requests.ahead.idle
+        poll = self._poll
+        readv, clock, idle = os.readv, perf_counter, self.requests.ahead.idle
         turn = clock() + YIELD_SECONDS
         until = 0.0
         while True:
@@ -89,6 +96,10 @@ class Direct:
                     return True
                 if idle():
                     until = 0.0
+                    continue
+                if self._shares:  # the lister needs the processor that would be kept from sleep
+                    if not poll(_PATIENCE_MS):
+                        return True
                     continue
                 now = clock()
                 if not until:
@@ -110,11 +121,13 @@ class Direct:
     def _answer(self, length: int) -> None:
         """Answer the request in the buffer."""
         _, opcode, unique, number, _, _, _ = p.HEADER.unpack_from(self._buffer)
+        self._shares = False
         body = self._view[p.HEADER_SIZE : length]
         try:
             if opcode == p.READ:
                 self._read(unique, *p.READ_IN.unpack_from(body))
             elif opcode == p.READDIRPLUS or opcode == p.READDIR:
+                self._shares = self.requests.ahead.shared
                 _, cookie, size = p.READ_IN.unpack_from(body)
                 self._readdir(unique, number, cookie, size, opcode == p.READDIRPLUS)
             elif (handler := self._handlers.get(opcode)) is not None:
@@ -125,9 +138,9 @@ class Direct:
                     self._later(unique, opcode, work)
             elif opcode in p.NO_REPLY:
                 for forgotten, count in p.forgotten(opcode, number, body) if opcode != p.INTERRUPT else ():
-                    self._requests.forget(forgotten, count)
+                    self.requests.forget(forgotten, count)
             elif opcode == p.RELEASE:
-                self._requests.release(p.NUMBER.unpack_from(body)[0])
+                self.requests.release(p.NUMBER.unpack_from(body)[0])
                 self._send(unique, b"")
             elif opcode == p.INIT:
                 reply, able = p.init_reply(body)
@@ -140,7 +153,7 @@ class Direct:
             else:  # the kernel remembers ENOSYS for what it could do without, OPENDIR, FLUSH and ACCESS among them
                 self._refuse(unique, errno.EROFS if opcode in p.WRITES else errno.ENOSYS)
         except Exception as error:  # the request's own, and never the end of the mount
-            self._refuse(unique, self._requests.refusal(error, f"request {opcode}"))
+            self._refuse(unique, self.requests.refusal(error, f"request {opcode}"))
 
     def _send(self, unique: int, payload: bytes) -> None:
         self._write(p.REPLY.pack(p.REPLY_SIZE + len(payload), 0, unique) + payload)
@@ -165,14 +178,14 @@ class Direct:
         try:
             self._send(unique, await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter))
         except Exception as error:  # the request's own, and never the end of the mount
-            self._refuse(unique, self._requests.refusal(error, f"request {opcode}"))
+            self._refuse(unique, self.requests.refusal(error, f"request {opcode}"))
         finally:
             self._blocked -= 1
 
     # files
 
     def _read(self, unique: int, handle: int, offset: int, length: int) -> None:
-        requests = self._requests
+        requests = self.requests
         source = requests.files[handle]
         ahead = requests.started(handle, offset, length)
         if ahead is not None:
@@ -190,23 +203,31 @@ class Direct:
 
     def _open(self, number: int, body: memoryview) -> Work:
         flags = p.SIZE_IN.unpack_from(body)[0]
-        return lambda: p.opened(self._requests.open(number, flags))
+        return lambda: p.opened(self.requests.open(number, flags))
 
     def _lseek(self, number: int, body: memoryview) -> Work:
         handle, offset, whence = p.LSEEK_IN.unpack_from(body)
-        return lambda: p.NUMBER.pack(self._requests.seek(handle, offset, whence))
+        return lambda: p.NUMBER.pack(self.requests.seek(handle, offset, whence))
 
     # directories
 
     def _readdir(self, unique: int, number: int, cookie: int, size: int, plus: bool) -> None:
-        requests = self._requests
+        requests = self.requests
         ahead = requests.ahead
         ahead.goes_on(None)
         node = requests.nodes.node(number)
-        listing = self._listings.pop((node, cookie), None) if cookie else ahead.listing(node)
-        if listing is None:
-            listing = requests.listing(node, cookie)
-        elif listing.ended and not listing.pending:
+        if cookie:
+            listing = self._listings.pop((node, cookie), None) or requests.listing(node, cookie)
+        else:
+            ready = ahead.prepared(node)
+            if isinstance(ready, Frame) and plus and len(ready.records) <= size:
+                self._send(unique, ready.records)
+                listing = requests.listing(node, ready.cookie)
+                listing.ended = True
+                self._remember(listing)
+                return
+            listing = ahead.begun(node, ready)
+        if listing.ended and not listing.pending:
             self._send(unique, b"")
             return
         try:
@@ -252,13 +273,16 @@ class Direct:
                 listing.cookie = pending[done - 1][2]
             for entry in pending[:done] if plus else ():
                 if entry[3]:
-                    self._requests.nodes.counted(entry[3])
+                    self.requests.nodes.counted(entry[3])
             listing.pending = pending[done:] if full else []
         if parts:
-            self._listings[listing.node, listing.cookie] = listing
-            if len(self._listings) > _LISTINGS:  # a copy: another thread may add one
-                self._listings.pop(list(self._listings)[0], None)  # noqa: RUF015
+            self._remember(listing)
         return b"".join(parts)
+
+    def _remember(self, listing: Directory) -> None:
+        self._listings[listing.node, listing.cookie] = listing
+        if len(self._listings) > _LISTINGS:  # a copy: another thread may add one
+            self._listings.pop(list(self._listings)[0], None)  # noqa: RUF015
 
     # names and attributes
 
@@ -267,7 +291,7 @@ class Direct:
 
         def work() -> bytes:
             try:
-                entry: bytes = self._requests.lookup(number, name)[2]
+                entry: bytes = self.requests.lookup(number, name)[2]
             except FileNotFoundError:
                 return self._missing
             return entry
@@ -275,37 +299,19 @@ class Direct:
         return work
 
     def _getattr(self, number: int, body: memoryview) -> Work:
-        return lambda: p.attributes(self._requests.getattr(number))
+        return lambda: p.attributes(self.requests.getattr(number))
 
     def _readlink(self, number: int, body: memoryview) -> Work:
-        return lambda: self._requests.readlink(number)
+        return lambda: self.requests.readlink(number)
 
     def _statfs(self, number: int, body: memoryview) -> Work:
-        return lambda: p.figures(self._requests.statfs(self._requests.nodes.node(number)))
+        return lambda: p.figures(self.requests.statfs(self.requests.nodes.node(number)))
 
     def _getxattr(self, number: int, body: memoryview) -> Work:
         most = p.SIZE_IN.unpack_from(body)[0]
         name = p.name_of(body[p.SIZE_IN.size :])
-        return lambda: p.sized(self._requests.getxattr(number, name), most)
+        return lambda: p.sized(self.requests.getxattr(number, name), most)
 
     def _listxattr(self, number: int, body: memoryview) -> Work:
         most = p.SIZE_IN.unpack_from(body)[0]
-        return lambda: p.sized(b"".join(name + b"\0" for name in self._requests.listxattr(number)), most)
-
-
-def descriptor(before: set[str]) -> int:
-    """The descriptor of /dev/fuse that is open and was not among `before`, or -1 when that is not one."""
-    new = [int(name) for name in opened() - before]
-    return new[0] if len(new) == 1 else -1
-
-
-def opened() -> set[str]:
-    """The descriptors of this process that are /dev/fuse."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                found.add(name)
-        except OSError:  # the one that lists the directory is gone again
-            continue
-    return found
+        return lambda: p.sized(b"".join(name + b"\0" for name in self.requests.listxattr(number)), most)

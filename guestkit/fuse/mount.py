@@ -108,7 +108,8 @@ def _serve(
             f"mounting without {error.name or 'pyfuse3'} (pip install 'guestkit[mount]'; "
             "needs the development files of fuse3, pkg-config and a C compiler)"
         ) from None
-    from guestkit.fuse.direct import Direct, descriptor, opened
+    from guestkit.fuse.device import descriptor, opened
+    from guestkit.fuse.direct import Direct
     from guestkit.fuse.plain import Operations
 
     prepare(mountpoint, nonempty=options.nonempty)
@@ -116,19 +117,29 @@ def _serve(
     if hasattr(namespace, "prefix"):
         namespace.prefix = b"" if place == "/" else os.fsencode(place)
     before = opened()
-    _start(pyfuse3, Operations(namespace, options), place, options, command_line)
+    plain = Operations(namespace, options)
+    _start(pyfuse3, plain, place, options, command_line)
     fd = -1 if plain_loop else descriptor(before)
     direct = None if fd < 0 else Direct(fd, namespace, options)
+    requests = (direct or plain).requests
+
+    def answers() -> None:
+        if ready is not None:
+            ready()
+        if command_line:  # another program's process is not ours to fork
+            requests.start_lister()
+
     patient, patience.may_block = patience.may_block, False
     try:
         if not session.stopped:
-            trio.run(_main, session, direct, ready)
+            trio.run(_main, session, direct, answers)
     finally:
         patience.may_block = patient
+        requests.close()
         pyfuse3.close(unmount=True)
 
 
-async def _main(session: _Session, direct: Any, ready: Callable[[], None] | None) -> None:
+async def _main(session: _Session, direct: Any, ready: Callable[[], None]) -> None:
     """Serve by `direct`, or by pyfuse3's own session loop when that is None."""
     import pyfuse3
     import trio
@@ -147,8 +158,7 @@ async def _main(session: _Session, direct: Any, ready: Callable[[], None] | None
         if direct is not None:
             await direct.run(ready)
             return
-        if ready is not None:
-            ready()
+        ready()
         await pyfuse3.main()
 
 

@@ -18,10 +18,10 @@ import trio
 
 from guestkit.errors import GuestkitError, WouldBlock
 from guestkit.fs.base import Stat
-from guestkit.fuse.ahead import Directory
+from guestkit.fuse.directory import Directory
 from guestkit.fuse.nodes import TABLE
 from guestkit.fuse.options import MountOptions
-from guestkit.fuse.protocol import TIMEOUT
+from guestkit.fuse.protocol import TIMEOUT, decoded
 from guestkit.fuse.requests import MOST_READ, Requests
 from guestkit.namespace import KEY_BITS, Entry, Namespace
 from guestkit.source import patience
@@ -91,6 +91,13 @@ class Entries:
         return entry
 
     dots = unknown
+
+    def received(self, records: Iterable[bytes]) -> list[tuple[bytes, Any, int, int]]:
+        made: list[tuple[bytes, Any, int, int]] = []
+        for record in records:
+            number, status, name, cookie, kind = decoded(record)
+            made.append((name, self.of(number, status) if status.mode else self.unknown(number, kind), cookie, 0))
+        return made
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -197,10 +204,11 @@ class Operations:
     async def opendir(self, inode: int, ctx: Any) -> int:
         try:
             node = self.requests.nodes.node(inode)
-        except GuestkitError as error:
+            listing = self.requests.ahead.listing_now(node)
+        except Exception as error:
             raise self.refused(error, "opendir") from None
         handle = next(self._handles)
-        self._directories[handle] = self.requests.ahead.listing_now(node) or self.requests.listing(node, 0)
+        self._directories[handle] = listing
         self._seen(ctx, node)
         return handle
 

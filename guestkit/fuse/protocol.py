@@ -56,6 +56,8 @@ _ENTRY = struct.Struct("=QQQQIIQQQqqqIIIIIIIIII")
 _LISTED = struct.Struct("=QQQQIIQQQqqqIIIIIIIIIIQQII")
 _DIRENT = struct.Struct("=QQII")
 _DIRENT_AT = _ENTRY.size
+_COOKIE = NUMBER
+_COOKIE_AT = _DIRENT_AT + 8
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 _NS = 1_000_000_000
 
@@ -135,6 +137,23 @@ class Entries:
         return bytes(_ENTRY.size) + _DIRENT.pack(number, cookie, len(name), kind) + name + _PADDING[len(name) & 7]
 
     dots = unknown
+
+    def received(self, records: Iterable[bytes]) -> list[tuple[bytes, bytes, int, int]]:
+        """(b"", fuse_direntplus, cookie, 0) of each; only pyfuse3 wants names."""
+        return [(b"", record, _COOKIE.unpack_from(record, _COOKIE_AT)[0], 0) for record in records]
+
+
+def decoded(record: bytes) -> tuple[int, Stat, bytes, int, int]:
+    """(number, Stat, name, cookie, DT_*) of a fuse_direntplus; the mode is 0 where the Stat is not known."""
+    (
+        _, _, _, _, _, _, ino, size, blocks, atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns,
+        mode, nlink, uid, gid, rdev, blksize, _, number, cookie, length, kind,
+    ) = _LISTED.unpack_from(record)  # fmt: skip
+    status = Stat(
+        ino, mode, nlink, uid, gid, rdev, size, blksize, blocks,
+        atime * _NS + atime_ns, mtime * _NS + mtime_ns, ctime * _NS + ctime_ns,
+    )  # fmt: skip
+    return number, status, record[_LISTED.size : _LISTED.size + length], cookie, kind
 
 
 def attributes(entry: bytes) -> bytes:

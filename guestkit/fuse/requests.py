@@ -15,11 +15,16 @@ from typing import Any
 
 from guestkit.errors import GuestkitError, InvalidArgument, NameTooLong, ReadOnly
 from guestkit.fs.base import Stat, StatVfs
-from guestkit.fuse.ahead import Ahead, Directory, EntryForm
+from guestkit.fuse import protocol
+from guestkit.fuse.ahead import Ahead
+from guestkit.fuse.device import opened
+from guestkit.fuse.directory import Directory, EntryForm
+from guestkit.fuse.lister import Lister
+from guestkit.fuse.lister_process import start
 from guestkit.fuse.nodes import TABLE, Nodes, met_in
 from guestkit.fuse.options import MountOptions
 from guestkit.namespace import KEY_BITS, Namespace
-from guestkit.source import Source
+from guestkit.source import Source, patience
 
 MOST_READ = 1 << 20  # bytes; what a client asks for at once
 _LONGEST_TARGET = 4095  # bytes
@@ -30,14 +35,20 @@ class Requests:
     """A Namespace behind the kernel's requests. Every method raises GuestkitError, WouldBlock, or a defect's error."""
 
     def __init__(
-        self, namespace: Namespace, options: MountOptions, form: EntryForm, mount_point_timeout: float | None = None
+        self,
+        namespace: Namespace,
+        options: MountOptions,
+        form: EntryForm,
+        mount_point_timeout: float | None = None,
     ) -> None:
         """`form` encodes entries; `mount_point_timeout`: seconds for names of mount points, where they are special."""
         self.namespace = namespace
         self.nodes = Nodes(namespace.root)
         self.form = form
         self.has_xattrs = namespace.has_xattrs()
-        self.ahead = Ahead(self.listing, namespace.scan_small)
+        self.lister = Lister(self.listing, namespace.scan_small)
+        self.ahead = Ahead(self.lister, self.listing)
+        self._options = options
         self.files: dict[int, Source] = {}
         self._raw_links = options.raw_links
         self._mount_point = {} if mount_point_timeout is None else {"timeout": mount_point_timeout}
@@ -169,6 +180,19 @@ class Requests:
     def listing(self, node: int, cookie: int) -> Directory:
         """A Directory that goes on behind `cookie`."""
         return Directory(self.namespace, node, cookie, self.entry, self.form, self._above)
+
+    def start_lister(self) -> None:
+        """Have another process list ahead, where that can be. The namespace's mounts must stay as they are."""
+
+        def lister() -> Lister:
+            patience.may_block = True
+            return Requests(self.namespace, self._options, protocol.Entries(self._options)).lister
+
+        self.ahead.share(start(lister, self.namespace.damaged, opened))
+
+    def close(self) -> None:
+        """End what was started."""
+        self.ahead.close()
 
     # the filesystem
 

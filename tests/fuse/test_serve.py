@@ -368,9 +368,9 @@ def test_wide_nodes_and_odd_numbers(mounted):
 
 def test_without_a_descriptor_of_its_own_the_plain_loop_serves(mounted, monkeypatch):
     """Whoever has another mount's descriptor open gets pyfuse3's loop: which of the two is meant cannot be told."""
-    import guestkit.fuse.direct as direct
+    from guestkit.fuse import device, direct
 
-    monkeypatch.setattr(direct, "descriptor", lambda before: -1)
+    monkeypatch.setattr(device, "descriptor", lambda before: -1)
     monkeypatch.setattr(direct, "Direct", None)
     fs = MemoryFS()
     fs.file(2, b"file", b"x")
