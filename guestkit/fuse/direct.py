@@ -46,7 +46,7 @@ class Direct:
         self._buffer = bytearray(_REQUEST)
         self._view = memoryview(self._buffer)
         self._reply = memoryview(bytearray(p.REPLY_SIZE + MOST_READ))
-        self._listings: dict[tuple[int, int], Directory] = {}  # by node and cookie
+        self._listings: dict[tuple[int, int], Directory | None] = {}  # by node and cookie; None has ended
         self._nursery: Any = None
         self._limiter: Any = None
         self._blocked = 0
@@ -84,22 +84,21 @@ class Direct:
     def _serve(self) -> bool:
         """Answer requests until none comes for a while, or others must have their turn. False: the mount is gone."""
         fd, into = self._fd, [self._buffer]
-        poll = self._poll
-        readv, clock, idle = os.readv, perf_counter, self.requests.ahead.idle
+        readv, clock, idle, poll = os.readv, perf_counter, self.requests.ahead.idle, self._poll
         turn = clock() + YIELD_SECONDS
         until = 0.0
         while True:
+            if self._shares and not self._blocked and not idle() and not poll(_PATIENCE_MS):
+                return True
             try:
                 length = readv(fd, into)
             except BlockingIOError:
                 if self._blocked:  # a worker's answer needs trio
                     return True
+                if self._shares:
+                    continue
                 if idle():
                     until = 0.0
-                    continue
-                if self._shares:  # the lister needs the processor that would be kept from sleep
-                    if not poll(_PATIENCE_MS):
-                        return True
                     continue
                 now = clock()
                 if not until:
@@ -216,15 +215,18 @@ class Direct:
         ahead = requests.ahead
         ahead.goes_on(None)
         node = requests.nodes.node(number)
-        if cookie:
-            listing = self._listings.pop((node, cookie), None) or requests.listing(node, cookie)
+        if (node, cookie) in self._listings:
+            listing = self._listings.pop((node, cookie))
+            if listing is None:
+                self._send(unique, b"")
+                return
+        elif cookie:
+            listing = requests.listing(node, cookie)
         else:
             ready = ahead.prepared(node)
             if isinstance(ready, Frame) and plus and len(ready.records) <= size:
                 self._send(unique, ready.records)
-                listing = requests.listing(node, ready.cookie)
-                listing.ended = True
-                self._remember(listing)
+                self._remember(node, ready.cookie, None)
                 return
             listing = ahead.begun(node, ready)
         if listing.ended and not listing.pending:
@@ -276,11 +278,11 @@ class Direct:
                     self.requests.nodes.counted(entry[3])
             listing.pending = pending[done:] if full else []
         if parts:
-            self._remember(listing)
+            self._remember(listing.node, listing.cookie, listing)
         return b"".join(parts)
 
-    def _remember(self, listing: Directory) -> None:
-        self._listings[listing.node, listing.cookie] = listing
+    def _remember(self, node: int, cookie: int, listing: Directory | None) -> None:
+        self._listings[node, cookie] = listing
         if len(self._listings) > _LISTINGS:  # a copy: another thread may add one
             self._listings.pop(list(self._listings)[0], None)  # noqa: RUF015
 

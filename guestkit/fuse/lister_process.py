@@ -7,6 +7,7 @@ What is damaged, or means something only in the mount's own process, is not hand
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import struct
@@ -25,6 +26,7 @@ _HEADER = struct.Struct("=QQII")  # node, last cookie, entries, bytes of the rec
 _LARGE = 1 << 18  # bytes of a directory that the mount lists itself, piece by piece
 _MOST_ENTRIES = 8192  # of a directory, likewise
 _PIPE = 1 << 16  # bytes of one read
+_HELD = 1 << 18  # bytes that a pipe holds
 _ENDINGS = (signal.SIGINT, signal.SIGHUP)  # sent to the whole group; the mount's end is what ends the process
 
 
@@ -160,6 +162,10 @@ def start(
             log.debug("where it happened", exc_info=error)
         finally:
             os._exit(0)
+    try:
+        fcntl.fcntl(results, fcntl.F_SETPIPE_SZ, _HELD)
+    except OSError:  # the user has too many large pipes: the usual size will do
+        pass
     os.close(theirs)
     os.close(ours)
     return ListerProcess(pid, orders, results)

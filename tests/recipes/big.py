@@ -31,7 +31,12 @@ _FORBIDDEN = frozenset('"*:<>?\\|').union(map(chr, range(32)))
 
 
 def build(out: Path, kinds: tuple[str, ...] = KINDS) -> list[str]:
-    """Make KIND.raw, KIND.qcow2 and text.qcow2 in `out`. Return the kinds that are there: a tool may be missing."""
+    """Make KIND.raw, KIND.qcow2 and text.qcow2 in `out`. Return the kinds that are there: a tool may be missing.
+
+    Raises: SystemExit without the tools that all of them need.
+    """
+    if missing := [tool for tool in ("debootstrap", "qemu-img") if not shutil.which(tool, path=_path())]:
+        raise SystemExit(f"the images of the benchmark need {' and '.join(missing)}: install them first")
     tree = out / "debian-root"
     if not (tree / "etc" / "debian_version").exists():
         run("debootstrap", f"--include={PACKAGES}", SUITE, tree)
