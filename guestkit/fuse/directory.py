@@ -133,10 +133,13 @@ class Directory:
         self.pending = self.pending + made if self.pending else made
 
     def take(self, entries: list[Entry]) -> Iterator[None]:
-        """Be the listing of a directory that consists of `entries`; with a pause now and then."""
+        """Be the listing of a directory that consists of `entries`; with pauses, after which it can be gone on with."""
         self.pending = self._dots(False)
+        self._behind = _DOT_DOT
         for at in range(0, len(entries), PIECE):
-            self.pending += self._encoded(entries[at : at + PIECE])
+            piece = entries[at : at + PIECE]
+            self.pending += self._encoded(piece)
+            self._behind = piece[-1].cookie
             yield
         self.ended = True
 

@@ -240,3 +240,29 @@ def test_what_is_prepared_is_bounded(tmp_path):
         ahead.prepared(12345)
         assert ahead._held <= 24576
     assert ahead._held == sum(count for count, _ in ahead._ready.values())
+
+
+@pytest.mark.parametrize("steps", [1, 500, *range(895, 935, 3)])
+def test_a_listing_that_is_asked_for_in_the_middle_goes_on_there(steps):
+    """A large directory is handed over as far as it is listed; what follows is listed once."""
+    from guestkit.fuse import protocol
+    from guestkit.fuse.options import MountOptions
+    from guestkit.fuse.requests import Requests
+    from guestkit.namespace import MountTable, node_of
+
+    fs = MemoryFS()
+    large = fs.directory(2, b"large")
+    for file in range(900):
+        fs.file(large, b"%d" % file)
+    namespace = MountTable()
+    namespace.mount(fs)
+    requests = Requests(namespace, MountOptions(), protocol.Entries(MountOptions()))
+    node = node_of(1, large)
+    requests.lister.want({node: 1 << 20})
+    for _ in range(steps):
+        requests.lister.step()
+    listing = requests.ahead.listing(node)
+    while not listing.ended:
+        listing.fill(50)
+    names = [name for name, *_ in listing.pending]
+    assert names == [b".", b"..", *(b"%d" % file for file in range(900))]
