@@ -15,11 +15,11 @@ import struct
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from threading import Lock
 
-from guestkit.errors import Corrupt, Unsupported
+from guestkit.errors import Corrupt, GuestkitError, Unsupported
 from guestkit.limits import Limits
 from guestkit.mapped import Contiguous, mapped
 from guestkit.source import Extent, Source
@@ -30,6 +30,8 @@ _MOST_PIECES = 1 << 23  # that one chain may have; more than a file of 4 GiB in 
 _MOST_PIECES_WIDE = 1 << 20  # the same on volumes with more clusters than FAT32 can have
 _FEW = 1 << 16  # ends of runs that are kept one by one
 _MOST_TRIED = 4096  # clusters that contiguous() looks at
+_GAP = 1 << 14  # bytes between two places that are read rather than skipped
+_RUN = 1 << 17  # bytes that one read takes, about
 _ENTRY = struct.Struct("<I")
 _BREAK = re.compile(rb"[^\0]").search
 
@@ -258,6 +260,34 @@ class Heap:
     def place(self, cluster: int) -> int:
         """The byte at which a cluster begins."""
         return self.start + (cluster - FIRST) * self.size
+
+    def together(self, wanted: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (key, place, bytes) for each of `wanted`, (place, length, key); neighbours are read at once.
+
+        What cannot be read is left out.
+        """
+        ordered = sorted(wanted)
+        at = 0
+        while at < len(ordered):
+            first, length, _ = ordered[at]
+            end = first + length
+            stop = at + 1
+            while stop < len(ordered) and ordered[stop][0] <= end + _GAP and ordered[stop][0] - first < _RUN:
+                end = max(end, ordered[stop][0] + ordered[stop][1])
+                stop += 1
+            try:
+                run = self.device.read(first, end - first)
+            except GuestkitError:  # one by one, so that only those are left out that cannot be read
+                run = b""
+            for place, length, key in ordered[at:stop]:
+                if run:
+                    yield key, place, run[place - first : place - first + length]
+                    continue
+                try:
+                    yield key, place, self.device.read(place, length)
+                except GuestkitError:
+                    continue
+            at = stop
 
 
 class ChainedFile(Source):

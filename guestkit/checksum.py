@@ -6,11 +6,14 @@ call a seed (ext4 and jbd2 start at ~0 and store the register; XFS, Btrfs and qc
 
 from __future__ import annotations
 
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from functools import cache
 
 _MASK = 0xFFFFFFFF
+_LANES = 1 << 11  # records whose rotating sums are made side by side
+_PAUSE = 1 << 12  # bytes added between two pauses
 
 
 @cache
@@ -67,6 +70,49 @@ def _crc16_table() -> list[int]:
             register = register >> 1 ^ (0xA001 if register & 1 else 0)
         table.append(register)
     return table
+
+
+@cache
+def _lanes(bits: int, turn: int) -> tuple[int, int]:
+    """In each lane of 32 bits, what a number of `bits` keeps above and what falls out when it is turned by `turn`."""
+    ones = int.from_bytes(b"\1\0\0\0" * _LANES, "little")
+    return ones * ((1 << bits - turn) - 1), ones * ((1 << turn) - 1)
+
+
+def rotating_sums(data: bytes, size: int, columns: Iterable[int], bits: int) -> Generator[None, None, list[int]]:
+    """Sum the bytes at `columns` of each record of `size` bytes, the sum turned right by one bit before each is added.
+
+    `bits`: of the sum, 8 (FAT) or 16 (exFAT). The records stand side by side in one large number, a lane of 32 bits
+    each. Pauses now and then; returns the sums in the order of the records.
+    """
+    columns = tuple(columns)
+    found: list[int] = []
+    spent = 0
+    for begin in range(0, len(data), _LANES * size):
+        part = data[begin : begin + _LANES * size]
+        count = len(part) // size
+        lanes = bytearray(4 * count)
+        total = turn = 0
+        for column in columns:
+            turn += 1
+            values = part[column::size]
+            if values.count(0) == count:
+                continue
+            lanes[::4] = values
+            turn %= bits
+            kept, fallen = _lanes(bits, turn)
+            # what a sum has above `bits` is neither kept nor falls out
+            total = (total >> turn & kept) + ((total & fallen) << bits - turn) + int.from_bytes(lanes, "little")
+            turn = 0
+            spent += count
+            if spent >= _PAUSE:
+                spent = 0
+                yield
+        kept, fallen = _lanes(bits, turn % bits)
+        total = (total >> turn % bits & kept) + ((total & fallen) << bits - turn % bits)
+        sums = memoryview(total.to_bytes(4 * count, sys.byteorder)).cast("I").tolist()
+        found += sums if sys.byteorder == "little" else sums[::-1]
+    return found
 
 
 def xxh64(data: bytes | bytearray | memoryview, seed: int = 0) -> int:

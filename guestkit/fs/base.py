@@ -7,8 +7,9 @@ for that; it is also counted in problems().
 
 from __future__ import annotations
 
-import stat as _stat
+import re
 from abc import ABC, abstractmethod
+from codecs import utf_16_le_decode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -16,7 +17,6 @@ from typing import NamedTuple, TypeVar
 from guestkit.errors import (
     Corrupt,
     GuestkitError,
-    InvalidArgument,
     NoAttribute,
     NotADirectory,
     NotFound,
@@ -59,7 +59,8 @@ class DirEntry(NamedTuple):
 
 
 RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
-_SMALL = 1024  # entries of a directory that scan_small() lists
+SMALL = 1024  # entries of a directory that scan_small() lists
+TOGETHER = 64  # directories that are read together
 _BATCH = 65536  # entries whose inodes are read together: those of a huge directory lie anywhere in their tables
 # in the end ({directory: its entries, as scan() yields them}, {inode key: Stat, as scan_stat() gives it})
 Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
@@ -269,7 +270,7 @@ class FileSystem(ABC):
                     entries += batch
                     stats.update(zip([entry[1] for entry in batch], found, strict=True))
                     yield
-                    if len(entries) > _SMALL:
+                    if len(entries) > SMALL:
                         break
                 else:
                     listed[directory] = entries
@@ -333,16 +334,28 @@ class FileSystem(ABC):
         pending = [(b"", start)]
         entered = {start}
         while pending:
-            prefix, current = pending.pop()
-            try:
-                for entry, status in self.scan_stat(current):
-                    path = prefix + entry.name
-                    yield path, entry.ino, status
-                    is_directory = status is not None and _stat.S_ISDIR(status.mode)  # whatever its entry says
-                    if is_directory and self.enters(entry.ino, path, entered, failed):
-                        pending.append((path + b"/", entry.ino))
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
+            group = pending[-TOGETHER:]
+            del pending[-TOGETHER:]
+            small, known = whole(self.scan_small([current for _, current in group]))
+            for prefix, current in group:
+                listed = small.get(current)
+                lists: Iterable[tuple[list[RawEntry], list[Stat | None]]]
+                if listed is None:
+                    lists = self.scan_lists(current)
+                else:
+                    lists = ((listed, [known[entry[1]] for entry in listed]),)
+                try:
+                    for entries, stats in lists:
+                        for (name, ino, _, _), status in zip(entries, stats, strict=True):
+                            path = prefix + name
+                            yield path, ino, status
+                            is_directory = (
+                                status is not None and status[1] & 0xF000 == 0x4000
+                            )  # whatever its entry says
+                            if is_directory and self.enters(ino, path, entered, failed):
+                                pending.append((path + b"/", ino))
+                except SKIPPED as error:
+                    self.passed_over(current, prefix, error, failed)
 
     def enters(self, ino: int, path: bytes, entered: set[int], failed: Failed | None) -> bool:
         """Whether a walk enters directory `ino`, met at `path`: only once, or a few with two names make a huge tree."""
@@ -373,43 +386,22 @@ def may_be_shown(name: bytes) -> bool:
     return bool(name) and b"/" not in name and b"\0" not in name and name not in (b".", b"..")
 
 
-class Plain(FileSystem):
-    """A format of clusters that knows files and directories alone, no links, attributes or streams.
+_behind_nul = re.compile("\0[^/]*").sub
 
-    A directory has one name, so a second one is damage.
+
+def shown_together(raws: Sequence[bytes], ended: bool = False) -> list[bytes] | None:
+    """The names of many, which are in UTF-16, decoded at once; None when one of them may not be shown.
+
+    `ended`: what is behind a NUL does not belong to a name.
     """
-
-    def readlink(self, ino: int) -> Link:
-        self.stat(ino)
-        raise InvalidArgument("not a symbolic link", where=f"inode {ino}")
-
-    def has_xattrs(self) -> bool:
-        return False
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        """As FileSystem.walk; a directory that was met before is not entered again."""
-        start = self.root if directory is None else directory
-        entered = {start}
-        pending = [(b"", start)]
-        while pending:
-            prefix, current = pending.pop()
-            try:
-                for entry, status in self.scan_stat(current):
-                    path = prefix + entry.name
-                    yield path, entry.ino, status
-                    if status is not None and entry.type == DT_DIR:
-                        if entry.ino in entered:
-                            self.passed_over(entry.ino, path, Corrupt("directory has a second name"), failed)
-                        else:
-                            entered.add(entry.ino)
-                            pending.append((path + b"/", entry.ino))
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
-
-    @staticmethod
-    def figures(cluster: int, clusters: int, free: int, serial: str, longest: int) -> StatVfs:
-        """statvfs() of a volume of `clusters` of `cluster` bytes; `serial`: "1234-ABCD"; `longest`: name in bytes."""
-        number = int(serial.replace("-", "") or "0", 16)
-        return StatVfs(cluster, cluster, clusters, free, free, 0, 0, 0, longest, number)
+    if not raws:
+        return []
+    # no name holds a slash, but where the image is hostile
+    text = utf_16_le_decode(b"/\0".join(raws), "surrogatepass", True)[0]
+    if ended:
+        text = _behind_nul("", text)
+    joined = text.encode("utf-8", "surrogatepass")
+    names = joined.split(b"/")
+    if len(names) != len(raws) or b"\0" in joined or b"" in names or b"." in names or b".." in names:
+        return None
+    return names

@@ -23,7 +23,7 @@ from guestkit.errors import (
     NotFound,
     Unsupported,
 )
-from guestkit.fs.base import FileSystem
+from guestkit.fs.base import FileSystem, whole
 from guestkit.limits import Limits
 from guestkit.resolve import Resolved
 from guestkit.source import BytesSource, Slice
@@ -94,6 +94,16 @@ def test_scan_scan_stat_lookup_and_stat_agree(fs: FileSystem) -> None:
                 assert entry.type in (0, stat.S_IFMT(status.mode) >> 12)
                 if stat.S_ISDIR(status.mode):
                     assert fs.parent(entry.ino) == directory
+
+
+def test_small_directories_that_are_read_together_are_those_that_are_scanned(fs: FileSystem) -> None:
+    directories = list(_directories(fs))
+    listed, stats = whole(fs.scan_small(directories))
+    assert set(listed) <= set(directories)
+    for directory, entries in listed.items():
+        assert [(entry, stats[entry[1]]) for entry in entries] == [
+            (tuple(entry), status) for entry, status in fs.scan_stat(directory)
+        ]
 
 
 def test_scan_goes_on_behind_every_cookie(fs: FileSystem) -> None:

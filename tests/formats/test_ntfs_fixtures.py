@@ -70,6 +70,13 @@ def test_tree_is_that_of_ntfs_3g(name: str, volume: Open) -> None:
     assert fs.label == name
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read_together_has_the_status_that_each_has_by_itself(name: str, volume: Open) -> None:
+    fs = volume(name)
+    for _, number, status in fs.walk():
+        assert status == fs._status._full(fs.inodes.read(number))
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if "system" in MANIFESTS[name]])
 def test_system_attributes_are_those_of_ntfs_3g(name: str, volume: Open) -> None:
     fs = volume(name)

@@ -32,8 +32,9 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# fs.base and volume.base and image.base are the interfaces; formats of one package are siblings of each other
-_SHARED = ("base",)
+# fs.base and volume.base and image.base are the interfaces, fs.plain is what FAT and exFAT have in common; formats of
+# one package are siblings of each other
+_SHARED = ("base", "plain")
 
 
 def _room(module: str) -> str:

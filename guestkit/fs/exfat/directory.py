@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import copy
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from guestkit.chains import Chain, Heap
 from guestkit.errors import Corrupt, GuestkitError, Unsupported
-from guestkit.fs.base import Problems
-from guestkit.fs.exfat.entries import DIRECTORY, END, ENTRY, FILE, Record, Sets
+from guestkit.fs.base import Problems, whole
+from guestkit.fs.exfat import upcase
+from guestkit.fs.exfat.entries import DIRECTORY, END, ENTRY, FILE, File, name_hash_of
+from guestkit.fs.exfat.sets import MOST_FLAWS, DecodedSets, Decoder, Finder, Set
+from guestkit.fs.plain import Names, without
 
 MOST_BYTES = 256 << 20  # of a directory
 _STEP = 1 << 16  # bytes that one read takes
@@ -49,23 +53,40 @@ class Directory:
             for at in range(low, high, _STEP):
                 yield heap.device.read(at + shift, min(_STEP, high - at)), (at + shift) // ENTRY
 
-    def records(self, damage: Problems, number: int = 0) -> Iterator[list[Record]]:
-        """Yield the files from entry `number` on. Raises: Corrupt or Unsupported at the end, SourceError."""
-        sets = Sets(number)
+    def pieces(self, decoder: Decoder, damage: Problems, number: int = 0) -> Iterator[tuple[list[Set], DecodedSets]]:
+        """Yield the entry sets from entry `number` on, with what they say: all of a small directory at once.
+
+        Raises: Corrupt or Unsupported at the end, SourceError.
+        """
+        finder = Finder(number)
+        flaws: list[tuple[int, GuestkitError]] = []
+        sets: list[Set] = []
         for data, place in self.data(number):
-            found = sets.feed(data, place)
-            if found:
-                yield found
-            if sets.ended:
+            sets += finder.feed(data, place)
+            if sets and not self.small:
+                yield sets, self._decoded(decoder, sets, flaws)
+                sets = []
+            if finder.ended:
                 break
-        sets.finish()
-        flaws: list[GuestkitError] = [error.within(self.where, f"entry {at}") for at, error in sets.flaws]
+        finder.finish()
+        if sets:
+            yield sets, self._decoded(decoder, sets, flaws)
+        flaws = sorted(finder.flaws + flaws, key=itemgetter(0))
+        errors = [error.within(self.where, f"entry {at}") for at, error in flaws]
         if self.flaw is not None:
-            flaws.append(copy.copy(self.flaw))
-        for error in flaws:
+            errors.append(copy.copy(self.flaw))
+        for error in errors:
             damage.add(self.where, error)
-        if flaws:
-            raise flaws[0]
+        if errors:
+            raise errors[0]
+
+    def _decoded(self, decoder: Decoder, sets: list[Set], flaws: list[tuple[int, GuestkitError]]) -> DecodedSets:
+        decoded = whole(decoder.decode(sets))
+        for at, error in decoded.errors.items():
+            number, _, data = sets[at]
+            if len(flaws) < MOST_FLAWS:
+                flaws.append((number - len(data) // ENTRY, error))
+        return decoded
 
     def subdirectories(self) -> int:
         """Count the entries of directories without reading their sets."""
@@ -82,23 +103,36 @@ class Directory:
         return count
 
 
-class Listing:
-    """All files of a small directory. `flaw`: what a listing ends with."""
+class Listing(Names[File]):
+    """Files of a directory: all of a small one, or a piece. `flaw`: what a listing ends with; `stats`: None if late."""
 
-    __slots__ = ("exact", "flaw", "folded", "records")
+    __slots__ = ("_index", "flaw", "hidden", "stats", "subdirectories")
 
-    def __init__(self, records: list[Record], flaw: GuestkitError | None) -> None:
-        self.records = records
-        self.flaw = flaw
-        self.exact: dict[bytes, Record] = {}
-        self.folded: dict[bytes, Record] | None = None  # made when a name is first looked up
-        for record in records:
-            self.exact.setdefault(record.file.name, record)
+    def __init__(self, decoded: DecodedSets, begin: int, end: int) -> None:
+        """The sets `begin` to `end` - 1 of `decoded`."""
+        entries, late, left_out = decoded.part(begin, end)
+        super().__init__(entries, late)
+        self.stats = without(decoded.stats[begin:end], left_out)
+        self.flaw: GuestkitError | None = None
+        unnamed = [decoded.unnamed[begin + at] for at in left_out if begin + at in decoded.unnamed]
+        self.hidden = [file.name for file in unnamed]  # names that may not be shown
+        self.subdirectories = sum(bool(file.attributes & DIRECTORY) for file in (*unnamed, *(file for _, file in late)))
+        self._index: tuple[dict[bytes, int], dict[bytes, int], dict[int, File]] | None = None
 
-    def behind(self, cookie: int) -> list[Record]:
-        if not cookie:
-            return self.records
-        return self.records[bisect_right(self.records, cookie, key=lambda record: record.number) :]
+    def find(self, name: bytes, folded: Sequence[bytes], table: array[int]) -> tuple[int, File | None] | None:
+        """(place, what is in `late`) of `name`, else of the first of `folded` that is there."""
+        if self._index is None:
+            exact: dict[bytes, int] = {}
+            alike: dict[bytes, int] = {}
+            for number, (shown, _, _, _) in enumerate(self.entries):
+                exact.setdefault(shown, number)
+                alike.setdefault(upcase.fold(shown.decode("utf-8", "surrogatepass"), table), number)
+            self._index = exact, alike, dict(self.late)
+        exact, alike, late = self._index
+        for found in (exact.get(name), *map(alike.get, folded)):
+            if found is not None:
+                return self.entries[found][1], late.get(found)
+        return None
 
     def complain(self) -> None:
         """Raises: Corrupt, Unsupported when something was not readable."""
@@ -111,13 +145,15 @@ class Hashes:
 
     __slots__ = ("_sorted", "flaw")
 
-    def __init__(self, batches: Iterator[list[Record]]) -> None:
-        """`batches`: as Directory.records yields them. Raises: SourceError."""
+    def __init__(self, pieces: Iterator[tuple[list[Set], DecodedSets]]) -> None:
+        """`pieces`: as Directory.pieces yields them. Raises: SourceError."""
         found = array("Q")  # the hash above 48 bits of the place
         self.flaw: GuestkitError | None = None
         try:
-            for batch in batches:
-                found.extend([file.hash << 48 | file.place for _, file in batch])
+            for sets, decoded in pieces:
+                for at, (_, place, data) in enumerate(sets):
+                    if at not in decoded.errors:
+                        found.append(name_hash_of(data) << 48 | place)
         except (Corrupt, Unsupported) as error:
             self.flaw = error
         self._sorted = array("Q", sorted(found))

@@ -7,10 +7,10 @@ one that is not known makes its set unreadable. Times: 7.4.8 to 7.4.10; what is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
-from guestkit.errors import Corrupt, GuestkitError, Unsupported
+from guestkit.errors import Corrupt, Unsupported
 from guestkit.layout import Layout
 
 ENTRY = 32
@@ -18,8 +18,8 @@ END = 0x00
 BITMAP, UPCASE, LABEL, FILE, STREAM, NAME = 0x81, 0x82, 0x83, 0x85, 0xC0, 0xC1
 IN_USE, SECONDARY, BENIGN = 0x80, 0x40, 0x20
 READ_ONLY, DIRECTORY = 0x01, 0x10
-_ALLOCATION_POSSIBLE, _NO_FAT_CHAIN = 0x01, 0x02
-_PER_NAME = 15  # UTF-16 code units an entry
+ALLOCATION_POSSIBLE, _NO_FAT_CHAIN = 0x01, 0x02
+PER_NAME = 15  # UTF-16 code units an entry
 LEAST_SECONDARIES, MOST_SECONDARIES = 2, 18
 MOST_SET = (1 + MOST_SECONDARIES) * ENTRY
 
@@ -52,6 +52,8 @@ _STREAM = Layout(
     FirstCluster=(20, "I"),
     DataLength=(24, "Q"),
 )
+TENTH = 10_000_000  # nanoseconds of an increment
+_MOST_TIMES = 1 << 14
 _new = tuple.__new__
 
 
@@ -66,16 +68,7 @@ class File(NamedTuple):
     valid: int  # bytes that were written; behind them are zeros
     contiguous: bool  # the FAT does not tell its clusters, they follow each other
     hash: int
-    create: tuple[int, int, int]  # timestamp, units of 10 ms, UTC offset
-    modify: tuple[int, int, int]
-    access: tuple[int, int, int]
-
-
-class Record(NamedTuple):
-    """A file in a directory. `number`: of the entry behind its set, its cookie."""
-
-    number: int
-    file: File
+    times: tuple[tuple[int, int, int], ...]  # access, change, creation: timestamp, units of 10 ms, UTC offset
 
 
 @cache
@@ -94,8 +87,8 @@ def set_checksum(data: bytes) -> int:
     return total & 0xFFFF
 
 
-def parse_set(data: bytes, place: int) -> File:
-    """Return the file of an entry set, all of `data`. Raises: Corrupt, Unsupported."""
+def parse_set(data: bytes, place: int, summed: int | None = None) -> File:
+    """Return the file of an entry set, all of `data`. `summed`: its checksum. Raises: Corrupt, Unsupported."""
     (
         _,
         count,
@@ -112,14 +105,16 @@ def parse_set(data: bytes, place: int) -> File:
     ) = _FILE.unpack_from(data)
     if len(data) != (count + 1) * ENTRY:
         raise Corrupt("entry set", "SecondaryCount", found=count)
-    if set_checksum(data) != checksum:
-        raise Corrupt("entry set", "SetChecksum", found=checksum, expected=set_checksum(data))
+    if summed is None:
+        summed = set_checksum(data)
+    if summed != checksum:
+        raise Corrupt("entry set", "SetChecksum", found=checksum, expected=summed)
     if data[ENTRY] != STREAM:
         raise Corrupt("entry set", "second entry's type", found=data[ENTRY], expected=STREAM)
     _, flags, length, hash, valid, cluster, size = _STREAM.unpack_from(data, ENTRY)
-    names = -(-length // _PER_NAME)
+    names = -(-length // PER_NAME)
     if not names or names + 1 > count:
-        raise Corrupt("entry set", "NameLength", found=length, expected=f"1 to {(count - 1) * _PER_NAME}")
+        raise Corrupt("entry set", "NameLength", found=length, expected=f"1 to {(count - 1) * PER_NAME}")
     pieces: list[bytes] = []
     for at in range(2 * ENTRY, len(data), ENTRY):
         kind = data[at]
@@ -131,7 +126,7 @@ def parse_set(data: bytes, place: int) -> File:
             raise Corrupt("entry set", "secondary entry's type", found=kind)
         elif not kind & BENIGN:
             raise Unsupported("an exFAT directory entry that is critical and unknown", bit=kind)
-    if not flags & _ALLOCATION_POSSIBLE:
+    if not flags & ALLOCATION_POSSIBLE:
         cluster = size = valid = 0
     if valid > size:
         raise Corrupt("entry set", "ValidDataLength", found=valid, expected=f"at most {size}")
@@ -147,104 +142,32 @@ def parse_set(data: bytes, place: int) -> File:
             valid,
             bool(flags & _NO_FAT_CHAIN),
             hash,
-            (created, created_10ms, created_utc),
-            (modified, modified_10ms, modified_utc),
-            (accessed, 0, accessed_utc),
+            (
+                (accessed, 0, accessed_utc),
+                (modified, modified_10ms, modified_utc),
+                (created, created_10ms, created_utc),
+            ),
         ),
     )
 
 
-class Sets:
-    """Finds the entry sets in the bytes of a directory, which are fed in order; sets may span what is fed.
-
-    `flaws` holds (number of the entry, error) of what could not be read.
-    """
-
-    __slots__ = ("_held", "_number", "_place", "_want", "ended", "flaws")
-
-    def __init__(self, number: int = 0) -> None:
-        """`number`: of the first entry that is fed."""
-        self.flaws: list[tuple[int, GuestkitError]] = []
-        self.ended = False
-        self._number = number
-        self._held = b""  # the begin of a set
-        self._place = 0  # of what is held
-        self._want = 0  # bytes that the set has
-
-    def feed(self, data: bytes, first: int) -> list[Record]:
-        """`first`: the place of the first entry in `data`."""
-        found: list[Record] = []
-        at = 0
-        size = len(data)
-        base = self._number
-        while at < size:
-            if self._held:
-                take = min(self._want - len(self._held), size - at)
-                # what begins another set, or ends the directory, does not belong to this one
-                part = data[at : at + take]
-                stray = next((i for i in range(0, take, ENTRY) if part[i] & 0xC0 != 0xC0), take)
-                self._held += part[:stray]
-                at += stray
-                if stray < take or len(self._held) == self._want:
-                    self._finish(base + at // ENTRY, found)
-                continue
-            kind = data[at]
-            if kind == END:
-                self.ended = True
-                break
-            if kind == FILE:
-                count = data[at + 1]
-                end = at + (count + 1) * ENTRY
-                # nearly always all of a set is here, and nothing else stands in it
-                if LEAST_SECONDARIES <= count <= MOST_SECONDARIES and end <= size:
-                    for other in data[at + ENTRY : end : ENTRY]:
-                        if other & 0xC0 != 0xC0:
-                            break
-                    else:
-                        self._add(data[at:end], base + end // ENTRY, first + at // ENTRY, found)
-                        at = end
-                        continue
-                self._held = data[at : at + ENTRY]
-                self._place = first + at // ENTRY
-                self._want = (data[at + 1] + 1) * ENTRY
-                if not LEAST_SECONDARIES <= data[at + 1] <= MOST_SECONDARIES:
-                    error = Corrupt("entry set", "SecondaryCount", found=data[at + 1], expected="2 to 18")
-                    self.flaws.append((base + at // ENTRY, error))
-                    self._held = b""
-            elif kind & (IN_USE | SECONDARY | BENIGN) == IN_USE and kind not in (BITMAP, UPCASE, LABEL):
-                unknown = Unsupported("an exFAT directory entry that is critical and unknown", bit=kind)
-                self.flaws.append((base + at // ENTRY, unknown))
-            at += ENTRY
-        self._number = base + size // ENTRY
-        return found
-
-    def finish(self) -> None:
-        """The directory ends here: a set that is not complete is damage."""
-        if self._held:
-            self._finish(self._number, [])
-
-    def _finish(self, number: int, found: list[Record]) -> None:
-        held, self._held = self._held, b""
-        if len(held) == self._want:
-            self._add(held, number, self._place, found)
-        else:
-            error = Corrupt("entry set", "length", found=len(held) // ENTRY, expected=self._want // ENTRY)
-            self.flaws.append((number - len(held) // ENTRY, error))
-
-    def _add(self, data: bytes, number: int, place: int, found: list[Record]) -> None:
-        """Parse a whole set; `number`: of the entry behind it."""
-        try:
-            found.append(_new(Record, (number, parse_set(data, place))))
-        except (Corrupt, Unsupported) as error:
-            self.flaws.append((number - len(data) // ENTRY, error))
+def name_hash_of(data: bytes) -> int:
+    """NameHash in the stream extension of an entry set."""
+    return data[ENTRY + 4] | data[ENTRY + 5] << 8
 
 
-def converter(utc: Callable[[int], int]) -> Callable[[tuple[int, int, int]], int]:
-    """Return (timestamp, units of 10 ms, UTC offset) -> nanoseconds since 1970 in UTC. `utc`: of local seconds."""
+class Times(dict[tuple[int, int], int]):
+    """(timestamp, UTC offset) -> nanoseconds since 1970 in UTC, remembering what was asked lately."""
 
-    @lru_cache(1 << 14)
-    def convert(stamp: tuple[int, int, int]) -> int:
-        packed, increment, offset = stamp
+    def __init__(self, utc: Callable[[int], int]) -> None:
+        """`utc`: of local seconds."""
+        super().__init__()
+        self._utc = utc
+
+    def __missing__(self, key: tuple[int, int]) -> int:
+        if len(self) > _MOST_TIMES:
+            self.clear()
+        packed, offset = key
         date, time = packed >> 16, packed & 0xFFFF
         seconds = _seconds(1980 + (date >> 9), date >> 5 & 15, date & 31)
         seconds += (time >> 11) * 3600 + (time >> 5 & 63) * 60 + (time & 31) * 2
@@ -252,10 +175,9 @@ def converter(utc: Callable[[int], int]) -> Callable[[tuple[int, int, int]], int
             quarters = offset & 0x7F
             seconds -= (quarters - 0x80 if quarters & 0x40 else quarters) * 900
         else:
-            seconds = utc(seconds)
-        return seconds * 1_000_000_000 + increment * 10_000_000
-
-    return convert
+            seconds = self._utc(seconds)
+        self[key] = found = seconds * 1_000_000_000
+        return found
 
 
 def _seconds(year: int, month: int, day: int) -> int:

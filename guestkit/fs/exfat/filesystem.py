@@ -10,7 +10,8 @@ Left out: writing, the FAT and the bitmap that TexFAT does not have in use, acce
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from threading import Lock
 
 from guestkit.chains import FIRST, Chain, Chains, Heap, content
@@ -22,7 +23,7 @@ from guestkit.errors import (
     NotFound,
     Unsupported,
 )
-from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Plain, Stat, State, StatVfs, may_be_shown
+from guestkit.fs.base import SKIPPED, Stat, State, StatVfs
 from guestkit.fs.exfat import upcase
 from guestkit.fs.exfat.boot import Boot
 from guestkit.fs.exfat.directory import MOST_BYTES, Claims, Directory, Hashes, Listing
@@ -37,12 +38,14 @@ from guestkit.fs.exfat.entries import (
     MOST_SECONDARIES,
     MOST_SET,
     READ_ONLY,
+    TENTH,
     UPCASE,
     File,
-    Record,
-    converter,
+    Times,
     parse_set,
 )
+from guestkit.fs.exfat.sets import DecodedSets, Decoder, Finder, Set
+from guestkit.fs.plain import MOST_TOGETHER, Plain
 from guestkit.limits import Limits
 from guestkit.ownership import Ownership
 from guestkit.probe import label_text
@@ -51,10 +54,10 @@ from guestkit.source import BytesSource, Concat, Source, ZeroSource
 _new = tuple.__new__
 ROOT = 1
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
-_RECORD_MEMORY = 850  # bytes that a kept record takes, about
+_RECORD_MEMORY = 700  # bytes that a kept record takes, about
 
 
-class ExFat(Plain):
+class ExFat(Plain[File, Listing]):
     """One exFAT filesystem on `device`."""
 
     kind = "exfat"
@@ -70,9 +73,10 @@ class ExFat(Plain):
         self._cache = limits.cache
         self._token = limits.token()
         self._owner = Ownership(options)
-        self._time = converter(self._owner.utc)
+        self._times = Times(self._owner.utc)
         self._chains = Chains(device, boot.fat_start, 32, boot.clusters, limits)
         self._heap = Heap(device, boot.heap_start, boot.cluster_size)
+        self._decoder = Decoder(self._owner, self._times, boot.cluster_size, boot.clusters * boot.cluster_size)
         self._claims = Claims(boot.root_cluster, ROOT)
         self._lock = Lock()
         self._table: array[int] | None = None
@@ -188,69 +192,112 @@ class ExFat(Plain):
             return Chain.contiguous(self._chains, file.cluster, clusters)
         return Chain(self._chains, file.cluster)
 
-    def _listing(self, directory: Directory, key: int) -> Listing:
-        """All of a small directory, remembered. Raises: SourceError."""
+    def _small(self, key: int) -> bool:
+        """Whether all of a directory may be remembered. Raises: NotFound, NotADirectory, Corrupt."""
+        return (self._token, "L", key) in self._cache or self._directory(key).small
+
+    def _listing(self, key: int) -> Listing:
+        """All of a small directory, remembered. Raises: NotADirectory, NotFound, Corrupt, SourceError."""
         name = (self._token, "L", key)
         listing: Listing | None = self._cache.get(name)
         if listing is None:
-            records: list[Record] = []
             flaw: GuestkitError | None = None
+            decoded = DecodedSets(0)
             try:
-                for batch in directory.records(self.damage):
-                    records += batch
+                for _, each in self._directory(key).pieces(self._decoder, self.damage):
+                    decoded = each
             except (Corrupt, Unsupported) as error:
                 flaw = error
-            listing = Listing(records, flaw)
-            self._cache.put(name, listing, 500 + _RECORD_MEMORY * len(records))
+            listing = self._keep(decoded, 0, len(decoded.entries), key)
+            listing.flaw = flaw
         return listing
 
-    def _batches(self, key: int, cookie: int = 0) -> Iterator[list[Record]]:
-        """Yield what may be shown of a directory. Raises: NotADirectory, NotFound; Corrupt, Unsupported at the end."""
-        directory = self._directory(key)
-        if directory.small:
-            listing = self._listing(directory, key)
-            yield self._shown(listing.behind(cookie), key)
-            listing.complain()
-            return
-        for batch in directory.records(self.damage, cookie):
-            yield self._shown(batch, key)
+    def _keep(self, decoded: DecodedSets, begin: int, end: int, key: int) -> Listing:
+        """The listing of directory `key`, remembered: the sets `begin` to `end` - 1."""
+        listing = self._shown(decoded, begin, end, key)
+        self._cache.put((self._token, "L", key), listing, 700 + _RECORD_MEMORY * len(listing.entries))
+        return listing
 
-    def _shown(self, records: list[Record], parent: int) -> list[Record]:
-        kept = []
-        for record in records:
-            file = record.file
-            name = file.name
-            if not may_be_shown(name):
-                self.damage.add(f"inode {parent}", f"the name {name!r} cannot be shown")
-                continue
+    def _shown(self, decoded: DecodedSets, begin: int, end: int, parent: int) -> Listing:
+        """A listing of directory `parent`; whom the directories belong to that it names is remembered."""
+        listing = Listing(decoded, begin, end)
+        for name in listing.hidden:
+            self.damage.add(f"inode {parent}", f"the name {name!r} cannot be shown")
+        for _, file in listing.late:
             if file.attributes & DIRECTORY and file.cluster:
                 try:
                     self._claims.check(file.cluster, file.place, parent)
                 except Corrupt as error:
                     self.damage.add(f"inode {file.place}", error)
-            kept.append(record)
-        return kept
+        return listing
 
-    def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
-        for batch in self._batches(directory, cookie):
-            for number, file in batch:
-                kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield _new(DirEntry, (file.name, file.place, kind, number))
+    def _pieces(self, directory: int, cookie: int = 0) -> Iterator[Listing]:
+        if self._small(directory):
+            listing = self._listing(directory)
+            yield listing
+            listing.complain()
+            return
+        for sets, decoded in self._directory(directory).pieces(self._decoder, self.damage, cookie):
+            yield self._shown(decoded, 0, len(sets), directory)
 
-    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        for batch in self._batches(directory, cookie):
-            for number, file in batch:
-                kind = DT_DIR if file.attributes & DIRECTORY else DT_REG
-                yield _new(DirEntry, (file.name, file.place, kind, number)), self._stat_or_none(file)
+    def _gather(self, keys: Iterable[int], told: Mapping[int, File]) -> Generator[None, None, dict[int, Listing]]:
+        found: dict[int, Listing] = {}
+        wanted: list[tuple[int, int, int]] = []
+        for key in keys:
+            listing: Listing | None = self._cache.get((self._token, "L", key))
+            if listing is not None:
+                if listing.flaw is None:
+                    found[key] = listing
+                continue
+            try:
+                place = self._plain(told.get(key) or self._file(key))
+            except GuestkitError:  # whoever lists it by itself is told
+                continue
+            if place is not None:
+                wanted.append((*place, key))
+        sets: list[Set] = []
+        spans: list[tuple[int, int, int]] = []
+        for key, at, data in self._heap.together(wanted):
+            finder = Finder()
+            own = finder.feed(data, at // ENTRY)
+            finder.finish()
+            if (finder.ended or len(data) < MOST_TOGETHER) and not finder.flaws:
+                spans.append((key, len(sets), len(sets) + len(own)))
+                sets += own
+                yield
+        decoded = yield from self._decoder.decode(sets)
+        wrong = sorted(decoded.errors)
+        for key, begin, end in spans:
+            if bisect_left(wrong, begin) == bisect_left(wrong, end):
+                found[key] = self._keep(decoded, begin, end, key)
+                yield
+        return found
+
+    def _plain(self, file: File) -> tuple[int, int] | None:
+        """Where a directory stands and how much of it is to be read, if that is simple. Raises: SourceError."""
+        clusters = -(-file.size // self._heap.size)
+        first = file.cluster
+        if not file.attributes & DIRECTORY or not 0 < clusters <= self._chains.end - first or first < FIRST:
+            return None
+        if not file.contiguous and self._chains.run(first)[0] < clusters:
+            return None
+        return self._heap.place(first), min(file.size & -ENTRY, MOST_TOGETHER)
+
+    def _late(self, directory: int, names: Listing, number: int, told: File, known: Mapping[int, Listing]) -> Stat:
+        return self._stat_of(told, known.get(told.place))
+
+    def _stats(self, names: Listing, begin: int, end: int) -> list[Stat | None]:
+        return names.stats[begin:end]
 
     def lookup(self, directory: int, name: bytes) -> int:
-        found = self._find(directory, name)
-        if found.attributes & DIRECTORY and found.cluster:
-            self._claims.check(found.cluster, found.place, directory)
-        return found.place
+        place, found = self._find(directory, name)
+        if found is not None and found.attributes & DIRECTORY and found.cluster:
+            self._claims.check(found.cluster, place, directory)
+        return place
 
-    def _find(self, key: int, name: bytes) -> File:
-        directory = self._directory(key)
+    def _find(self, key: int, name: bytes) -> tuple[int, File | None]:
+        """The place of a name, and all about what it names unless that is a usual file."""
+        small = self._small(key)
         table = self._upcase()
         try:
             text = name.decode("utf-8", "surrogatepass")
@@ -258,41 +305,33 @@ class ExFat(Plain):
             raise NotFound from None
         # dots at the end mean nothing, but a name that has some is found by them
         wanted = [upcase.fold(text, table), upcase.fold(text.rstrip("."), table)]
-        if directory.small:
-            listing = self._listing(directory, key)
-            record = listing.exact.get(name)
-            if record is None:
-                if listing.folded is None:
-                    folded: dict[bytes, Record] = {}
-                    for other in listing.records:
-                        shown = other.file.name.decode("utf-8", "surrogatepass")
-                        folded.setdefault(upcase.fold(shown, table), other)
-                    listing.folded = folded
-                record = listing.folded.get(wanted[0]) or listing.folded.get(wanted[1])
-            if record is not None:
-                return record.file
+        if small:
+            listing = self._listing(key)
+            found = listing.find(name, wanted, table)
+            if found is not None:
+                return found
             listing.complain()
             raise NotFound
         alike: File | None = None
-        index = self._hashes(directory, key)
+        index = self._hashes(key)
         for hash in {upcase.name_hash(each) for each in wanted}:
             for place in index.places(hash):
                 file = self._file(place)
                 if file.name == name:
-                    return file
+                    return place, file
                 if alike is None and upcase.fold(file.name.decode("utf-8", "surrogatepass"), table) in wanted:
                     alike = file
         if alike is None:
             index.complain()
             raise NotFound
-        return alike
+        return alike.place, alike
 
-    def _hashes(self, directory: Directory, key: int) -> Hashes:
+    def _hashes(self, key: int) -> Hashes:
         """The index of a large directory, remembered. Raises: SourceError."""
         name = (self._token, "H", key)
         index: Hashes | None = self._cache.get(name)
         if index is None:
-            index = Hashes(directory.records(self.damage))
+            index = Hashes(self._directory(key).pieces(self._decoder, self.damage))
             self._cache.put(name, index, 300 + 8 * len(index))
         return index
 
@@ -308,8 +347,8 @@ class ExFat(Plain):
         while pending:
             current = pending.pop()
             try:
-                for batch in self._batches(current):
-                    for _, file in batch:
+                for names in self._pieces(current):
+                    for _, file in names.late:
                         if file.attributes & DIRECTORY:
                             if file.place == directory:
                                 return current
@@ -365,25 +404,19 @@ class ExFat(Plain):
         directory = self._directory(ROOT)
         return self._stat(ROOT, 0o40000 | self._owner.dir_mode, self._links(ROOT, directory), directory.size, 0, 0, 0)
 
-    def _stat_or_none(self, file: File) -> Stat | None:
-        try:
-            return self._stat_of(file)
-        except SKIPPED as error:
-            self.damage.add(f"inode {file.place}", error)
-            return None
-
-    def _stat_of(self, file: File) -> Stat:
+    def _stat_of(self, file: File, listing: Listing | None = None) -> Stat:
+        """`listing`: that of a directory, where it is known. Raises: Corrupt, NotADirectory, SourceError."""
         owner = self._owner
-        times = self._time(file.access), self._time(file.modify), self._time(file.create)
+        times = self._times
+        atime, mtime, btime = (times[stamp, utc] + tenth * TENTH for stamp, tenth, utc in file.times)
         if not file.attributes & DIRECTORY:
             self._check_size(file)
             mode = owner.file_mode & ~0o222 if file.attributes & READ_ONLY else owner.file_mode
-            return self._stat(file.place, 0o100000 | mode, 1, file.size, *times)
+            return self._stat(file.place, 0o100000 | mode, 1, file.size, atime, mtime, btime)
         if file.cluster:
             self._claims.check(file.cluster, file.place)
-        directory = self._opened(file)
-        links = self._links(file.place, directory)
-        return self._stat(file.place, 0o40000 | owner.dir_mode, links, file.size, *times)
+        links = self._links(file.place, self._opened(file)) if listing is None else 2 + listing.subdirectories
+        return self._stat(file.place, 0o40000 | owner.dir_mode, links, file.size, atime, mtime, btime)
 
     def _stat(self, ino: int, mode: int, links: int, size: int, atime: int, mtime: int, btime: int) -> Stat:
         owner = self._owner
@@ -397,11 +430,7 @@ class ExFat(Plain):
         name = (self._token, "n", key)
         known: int | None = self._cache.get(name)
         if known is None:
-            if directory.small:
-                records = self._listing(directory, key).records
-                known = 2 + sum(bool(record.file.attributes & DIRECTORY) for record in records)
-            else:
-                known = 2 + directory.subdirectories()
+            known = 2 + (self._listing(key).subdirectories if directory.small else directory.subdirectories())
             self._cache.put(name, known, 200)
         return known
 

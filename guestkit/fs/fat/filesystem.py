@@ -10,27 +10,18 @@ Left out: writing, the FAT copies that are not in use, Linux's reading behind th
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 from guestkit.chains import FIRST, Chain, Chains, Heap, content
-from guestkit.errors import Corrupt, IsADirectory, NotADirectory, NotFound
-from guestkit.fs.base import DT_DIR, DT_REG, SKIPPED, DirEntry, Plain, Stat, State, StatVfs
+from guestkit.errors import Corrupt, GuestkitError, IsADirectory, NotADirectory, NotFound
+from guestkit.fs.base import Stat, State, StatVfs, whole
 from guestkit.fs.fat.boot import ENTRY, Boot, parse_info
-from guestkit.fs.fat.directory import (
-    DIRECTORY,
-    MOST_BYTES,
-    READ_ONLY,
-    Entry,
-    Listing,
-    Short,
-    file_fields,
-    is_named,
-    parse,
-    parse_short,
-)
+from guestkit.fs.fat.directory import MOST_BYTES, Listing, Shape
+from guestkit.fs.fat.entries import DIRECTORY, READ_ONLY, cluster_of, each_file, is_named, size_of
 from guestkit.fs.fat.names import ShortNames
-from guestkit.fs.fat.times import converter
+from guestkit.fs.fat.sets import FILES, DecodedSets, Decoder, Found, Set
+from guestkit.fs.fat.times import HUNDREDTH, Times
+from guestkit.fs.plain import MOST_TOGETHER, Plain
 from guestkit.limits import Limits
 from guestkit.ownership import Ownership
 from guestkit.probe import label_text
@@ -38,13 +29,12 @@ from guestkit.source import BytesSource, Source
 
 _new = tuple.__new__
 ROOT = 1
-_FILES = 1 << 32  # keys from here are places of entries
 _MOST_COUNTED = 64 << 20  # bytes of a FAT whose free clusters are counted whatever FSInfo says
 _NAME_MAX = 255 * 6  # bytes, as Linux says it
 _ENTRY_MEMORY = 300  # bytes that a kept entry takes, about
 
 
-class Fat(Plain):
+class Fat(Plain[bytes, Listing]):
     """One FAT filesystem on `device`."""
 
     kind = "vfat"
@@ -61,10 +51,11 @@ class Fat(Plain):
         self._token = limits.token()
         self._owner = Ownership(options)
         self._names = ShortNames(options.get("codepage", "437"))
-        self._time = converter(self._owner.utc)
         self._chains = Chains(device, boot.fat_start, 28 if boot.bits == 32 else boot.bits, boot.clusters, limits)
         self._heap = Heap(device, boot.data_start, boot.cluster_size)
         self._wide = boot.bits == 32
+        self._times = Times(self._owner.utc)
+        self._decoder = Decoder(self._names, self._wide, self._leads)
         self._free: int | None = None
         self.state = self._read_state()
         self.label = self._read_label()
@@ -86,7 +77,7 @@ class Fat(Plain):
 
     def _read_label(self) -> str:
         try:
-            raw = self._listing(ROOT).label
+            raw = self._shape(ROOT).label
         except Corrupt as error:
             self.damage.add("root directory", error)
             return ""
@@ -98,72 +89,144 @@ class Fat(Plain):
 
     def _listing(self, directory: int) -> Listing:
         """Read the directory ROOT or the one that begins at a valid cluster. Raises: SourceError, Corrupt."""
-        key = (self._token, directory)
-        listing: Listing | None = self._limits.cache.get(key)
-        if listing is not None:
-            return listing
-        boot = self.boot
-        where = "root directory" if directory == ROOT else f"directory at cluster {directory}"
-        if directory == ROOT and not self._wide:
-            size = boot.root_entries * ENTRY
-            listing = Listing(size, self._names, False)
-            parts = iter([(self._device.read(boot.root_start, size), boot.root_start // ENTRY)])
-        else:
-            chain = Chain(self._chains, boot.root_cluster if directory == ROOT else directory)
-            most = max(1, MOST_BYTES // boot.cluster_size)
-            flaw = None
-            try:
-                chain.follow(most)
-            except Corrupt as error:
-                flaw = error.within(where)
-                self.damage.add(where, error)
-                if not chain.length:
-                    raise
-            listing = Listing(chain.length * boot.cluster_size, self._names, self._wide)
-            listing.flaw = flaw
-            parts = self._parts(chain, most)
-        parse(parts, listing, self._names, self.damage, where)
-        self._limits.cache.put(key, listing, 600 + _ENTRY_MEMORY * len(listing.entries))
+        listing: Listing | None = self._limits.cache.get((self._token, directory))
+        if listing is None:
+            listing = self._decoded(directory, *self._read(directory))
         return listing
 
-    def _parts(self, chain: Chain, most: int) -> Iterator[tuple[bytes, int]]:
+    def _decoded(self, directory: int, found: Found, shape: Shape) -> Listing:
+        sets = found.sets()
+        return self._keep(directory, shape, sets, whole(self._decoder.decode(sets)), 0)
+
+    def _shape(self, directory: int) -> Shape:
+        """What a directory is; of a large one the names are not decoded. Raises: SourceError, Corrupt."""
+        listing: Listing | None = self._limits.cache.get((self._token, directory))
+        if listing is not None:
+            return listing.shape
+        key = (self._token, "s", directory)
+        shape: Shape | None = self._limits.cache.get(key)
+        if shape is None:
+            found, shape = self._read(directory)
+            if shape.size > MOST_TOGETHER:
+                self._limits.cache.put(key, shape, 700)
+            else:  # it is likely to be listed next
+                self._decoded(directory, found, shape)
+        return shape
+
+    def _read(self, directory: int) -> tuple[Found, Shape]:
+        """Raises: SourceError, Corrupt."""
+        boot = self.boot
+        if directory == ROOT and not self._wide:
+            size = boot.root_entries * ENTRY
+            found = Found(self._device.read(boot.root_start, size), [(0, boot.root_start // ENTRY)])
+            return found, Shape(size, found)
+        chain = Chain(self._chains, boot.root_cluster if directory == ROOT else directory)
+        most = max(1, MOST_BYTES // boot.cluster_size)
+        flaw = None
+        try:
+            chain.follow(most)
+        except Corrupt as error:
+            where = _where(directory)
+            flaw = error.within(where)
+            self.damage.add(where, error)
+            if not chain.length:
+                raise
+        found = Found(*self._data(chain, most))
+        return found, Shape(chain.length * boot.cluster_size, found, flaw)
+
+    def _data(self, chain: Chain, most: int) -> tuple[bytes, list[tuple[int, int]]]:
+        """The bytes of a directory as far as there are entries, and (number, place) where a run of them begins."""
         size = self._heap.size
         step = max(1, (1 << 16) // size)  # few directories fill more, whatever room they have
+        parts: list[bytes] = []
+        places: list[tuple[int, int]] = []
+        number = 0
         for _, cluster, count in chain.runs(0, most):
+            places.append((number, self._heap.place(cluster) // ENTRY))
             for at in range(0, count, step):
-                place = self._heap.place(cluster + at)
-                yield self._device.read(place, min(step, count - at) * size), place // ENTRY
+                data = self._device.read(self._heap.place(cluster + at), min(step, count - at) * size)
+                parts.append(data)
+                number += len(data) // ENTRY
+                if 0 in data[::ENTRY]:
+                    return b"".join(parts), places
+        return b"".join(parts), places
+
+    def _keep(self, directory: int, shape: Shape, sets: Sequence[Set], decoded: DecodedSets, begin: int) -> Listing:
+        """The listing of a directory, remembered; its sets begin at number `begin` of `decoded`."""
+        listing = Listing(shape, sets, decoded, begin)
+        if decoded.notes:
+            for at in range(begin, begin + len(sets)):
+                for note in decoded.notes.get(at, ()):
+                    self.damage.add(_where(directory), note)
+        self._limits.cache.put((self._token, directory), listing, 1000 + _ENTRY_MEMORY * len(listing.entries))
+        return listing
+
+    def _pieces(self, directory: int, cookie: int = 0) -> Iterator[Listing]:
+        listing = self._directory(directory)
+        yield listing
+        listing.shape.complain()
+
+    def _gather(self, keys: Iterable[int], told: Mapping[int, bytes]) -> Generator[None, None, dict[int, Listing]]:
+        read: dict[int, Listing] = {}
+        wanted: list[tuple[int, int, int]] = []
+        sizes: dict[int, int] = {}
+        for key in keys:
+            listing: Listing | None = self._limits.cache.get((self._token, key))
+            if listing is not None:
+                if listing.shape.flaw is None and (listing.shape.subdirectories > 1 or key == ROOT):
+                    read[key] = listing
+            elif self._leads(key):
+                try:
+                    count, last = self._chains.run(key)
+                except GuestkitError:  # whoever lists it by itself is told
+                    continue
+                sizes[key] = count * self._heap.size
+                if self._chains.ends(last) and sizes[key] <= MOST_BYTES:
+                    wanted.append((self._heap.place(key), min(sizes[key], MOST_TOGETHER), key))
+        sets: list[Set] = []
+        spans: list[tuple[int, Shape, list[Set], int]] = []
+        for key, place, data in self._heap.together(wanted):
+            if len(data) < sizes[key] and 0 not in data[::ENTRY]:
+                continue
+            found = Found(data, [(0, place // ENTRY)])
+            if found.subdirectories > 1:
+                own = found.sets()
+                spans.append((key, Shape(sizes[key], found), own, len(sets)))
+                sets += own
+                yield
+        decoded = yield from self._decoder.decode(sets)
+        for key, shape, own, begin in spans:
+            read[key] = self._keep(key, shape, own, decoded, begin)
+            yield
+        return read
 
     def _directory(self, key: int) -> Listing:
         """Raises: NotFound, NotADirectory, Corrupt."""
+        self._shape_of(key)
+        return self._listing(key)
+
+    def _shape_of(self, key: int) -> Shape:
+        """Raises: NotFound, NotADirectory, Corrupt."""
         if key == ROOT:
-            return self._listing(ROOT)
-        if key >= _FILES:
+            return self._shape(ROOT)
+        if key >= FILES:
             self._file(key)
             raise NotADirectory(where=f"inode {key}")
-        if not self._chains.valid(key) or key == self.boot.root_cluster:
+        if not self._leads(key):
             raise NotFound(f"no inode {key}")
-        listing = self._listing(key)
-        if listing.subdirectories < 2:
+        shape = self._shape(key)
+        if shape.subdirectories < 2:
             raise Corrupt(f"directory at cluster {key}", 'entries "." and ".."', expected="both")
-        return listing
-
-    def _entry_key(self, listing: Listing, entry: Entry) -> int:
-        """The key of what an entry names."""
-        if entry.raw[11] & DIRECTORY:
-            cluster = listing.cluster(entry)
-            if self._leads(cluster):
-                return cluster
-        return _FILES + entry.place
+        return shape
 
     def _leads(self, cluster: int) -> bool:
         """Whether a directory may begin there."""
         return self._chains.valid(cluster) and cluster != self.boot.root_cluster
 
-    def _above(self, listing: Listing, key: int) -> int:
-        if listing.dotdot is None:
+    def _above(self, shape: Shape, key: int) -> int:
+        if shape.dotdot is None:
             raise Corrupt(f"directory at cluster {key}", 'entry ".."', expected="the second entry")
-        cluster = listing.dotdot.cluster
+        cluster = cluster_of(shape.dotdot, self._wide)
         if not cluster or (self._wide and cluster == self.boot.root_cluster):
             return ROOT
         if not self._leads(cluster):
@@ -171,113 +234,105 @@ class Fat(Plain):
         return cluster
 
     def parent(self, directory: int) -> int:
-        listing = self._directory(directory)
-        return ROOT if directory == ROOT else self._above(listing, directory)
+        shape = self._shape_of(directory)
+        return ROOT if directory == ROOT else self._above(shape, directory)
 
     def lookup(self, directory: int, name: bytes) -> int:
         listing = self._directory(directory)
-        found = listing.find(name)
+        found = listing.find(name, self._names)
         if found is not None:
-            return self._entry_key(listing, found)
-        listing.complain()
+            return found
+        listing.shape.complain()
         raise NotFound
-
-    def _behind(self, listing: Listing, cookie: int) -> list[Entry]:
-        if not cookie:
-            return listing.entries
-        return listing.entries[bisect_right(listing.entries, cookie, key=lambda entry: entry.number) :]
-
-    def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
-        listing = self._directory(directory)
-        for entry in self._behind(listing, cookie):
-            kind = DT_DIR if entry.raw[11] & DIRECTORY else DT_REG
-            yield DirEntry(entry.name, self._entry_key(listing, entry), kind, entry.number)
-        listing.complain()
-
-    def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        listing = self._directory(directory)
-        for entry in self._behind(listing, cookie):
-            name, number, place, raw = entry
-            if not raw[11] & DIRECTORY:
-                key = _FILES + place
-                yield _new(DirEntry, (name, key, DT_REG, number)), self._file_stat(key, raw)
-                continue
-            key = self._entry_key(listing, entry)
-            status: Stat | None = None
-            try:
-                status = self._directory_stat(key, directory, listing) if key < _FILES else self.stat(key)
-            except SKIPPED as error:
-                self.damage.add(f"inode {key}", error)
-            yield DirEntry(name, key, DT_DIR, number), status
-        listing.complain()
 
     # inodes
 
     def stat(self, ino: int) -> Stat:
-        if ino >= _FILES:
-            return self._file_stat(ino, self._file(ino))
-        return self._directory_stat(ino)
+        if ino >= FILES:
+            return self._file_stats([ino], self._file(ino))[0]
+        return self._directory_stat(ino, self._shape_of(ino))
 
-    def _directory_stat(self, ino: int, above: int = 0, listing_above: Listing | None = None) -> Stat:
-        """`above`, `listing_above`: a directory that is known to name it, which need not be the one it names."""
-        listing = self._directory(ino)
-        size = listing.size
+    def _stats(self, names: Listing, begin: int, end: int) -> list[Stat | None]:
+        stats: list[Stat | None] = [
+            *self._file_stats(
+                [entry[1] for entry in names.entries[begin:end]], names.shorts[begin * ENTRY : end * ENTRY]
+            )
+        ]
+        for number, _ in names.late:
+            if begin <= number < end:
+                stats[number - begin] = None
+        return stats
+
+    def _file_stats(self, keys: Iterable[int], raws: bytes) -> list[Stat]:
+        """The Stat of what is no directory; `raws`: the 32 bytes of each entry."""
+        times, owner, cluster, new = self._times, self._owner, self.boot.cluster_size, _new
+        usual = 0o100000 | owner.file_mode
+        locked = usual & ~0o222
+        uid, gid = owner.uid, owner.gid
+        round_up = cluster - 1
+        found: list[Stat] = []
+        for key, fields in zip(keys, each_file(raws), strict=True):
+            attributes, tenth, create_time, create_date, access_date, write_time, write_date, size = fields
+            mtime = times[write_date, write_time]
+            found.append(
+                new(
+                    Stat,
+                    (
+                        key,
+                        locked if attributes & READ_ONLY else usual,
+                        1,
+                        uid,
+                        gid,
+                        0,
+                        size,
+                        cluster,
+                        (size + round_up & ~round_up) >> 9,
+                        times[access_date, 0],
+                        mtime,
+                        mtime,
+                        times[create_date, create_time] + tenth * HUNDREDTH,
+                    ),
+                )
+            )
+        return found
+
+    def _late(self, directory: int, names: Listing, number: int, told: bytes, known: Mapping[int, Listing]) -> Stat:
+        key = names.entries[number][1]
+        if key >= FILES:
+            return self.stat(key)
+        listing = known.get(key)
+        shape = self._shape_of(key) if listing is None else listing.shape
+        return self._directory_stat(key, shape, directory, names)
+
+    def _directory_stat(self, ino: int, shape: Shape, above: int = 0, names: Listing | None = None) -> Stat:
+        """`above`, `names`: a directory that is known to name it, which need not be the one it names."""
+        size = shape.size
         owner = self._owner
         cluster = self.boot.cluster_size
         blocks = -(-size // cluster) * cluster >> 9
         mode, atime, mtime, btime = 0o40000 | owner.dir_mode, 0, 0, 0
-        links = listing.subdirectories
+        links = shape.subdirectories
         if ino == ROOT:
             links += 2
         else:
-            short = self._own_entry(ino, listing, above, listing_above)
-            if short is not None:
-                atime, mtime, btime = self._times(short)
+            raw = self._own_entry(ino, shape, above, names)
+            if raw is not None:
+                own = self._file_stats([ino], raw)[0]
+                atime, mtime, btime = own.atime_ns, own.mtime_ns, own.btime_ns or 0
         return Stat(ino, mode, links, owner.uid, owner.gid, 0, size, cluster, blocks, atime, mtime, mtime, btime)
 
-    def _own_entry(self, cluster: int, listing: Listing, above: int, known: Listing | None) -> Short | None:
+    def _own_entry(self, cluster: int, shape: Shape, above: int, names: Listing | None) -> bytes | None:
         """The entry by which a directory is named; its "." where its ".." does not lead there."""
         try:
-            parent = self._above(listing, cluster)
-            naming = known if known is not None and parent == above else self._listing(parent)
+            parent = self._above(shape, cluster)
+            naming = names if names is not None and parent == above else self._listing(parent)
         except Corrupt:
-            return listing.dot
-        entry = naming.naming(cluster)
-        return naming.short(entry) if entry is not None else listing.dot
-
-    def _times(self, short: Short) -> tuple[int, int, int]:
-        """(access, write, creation) in nanoseconds."""
-        create = self._time(short.create_date, short.create_time) + short.hundredths * 10_000_000
-        return self._time(short.access_date, 0), self._time(short.write_date, short.write_time), create
-
-    def _file_stat(self, key: int, raw: bytes) -> Stat:
-        """`raw`: the 32 bytes of the file's entry."""
-        attributes, tenth, create_time, create_date, access_date, write_time, write_date, size = file_fields(raw)
-        convert, owner, cluster = self._time, self._owner, self.boot.cluster_size
-        mode = owner.file_mode & ~0o222 if attributes & READ_ONLY else owner.file_mode
-        mtime = convert(write_date, write_time)
-        return _new(
-            Stat,
-            (
-                key,
-                0o100000 | mode,
-                1,
-                owner.uid,
-                owner.gid,
-                0,
-                size,
-                cluster,
-                -(-size // cluster) * cluster >> 9,
-                convert(access_date, 0),
-                mtime,
-                mtime,
-                convert(create_date, create_time) + tenth * 10_000_000,
-            ),
-        )
+            return shape.dot
+        return naming.naming(cluster, self._wide) or shape.dot
 
     def _file(self, key: int) -> bytes:
         """The 32 bytes of a file's entry. Raises: NotFound; Corrupt for that of a directory that leads nowhere."""
-        at = (key - _FILES) * ENTRY
+        at = (key - FILES) * ENTRY
         boot = self.boot
         fixed = boot.root_start <= at < boot.root_start + boot.root_entries * ENTRY
         if not fixed and not boot.data_start <= at < boot.data_start + boot.clusters * boot.cluster_size:
@@ -285,25 +340,26 @@ class Fat(Plain):
         raw = self._device.read(at, ENTRY)
         if not is_named(raw):
             raise NotFound(f"no inode {key}")
-        short = parse_short(raw, at // ENTRY, self._wide)
-        if short.attributes & DIRECTORY:
-            if self._leads(short.cluster):
+        if raw[11] & DIRECTORY:
+            cluster = cluster_of(raw, self._wide)
+            if self._leads(cluster):
                 raise NotFound(f"no inode {key}")
-            raise Corrupt("directory entry", "first cluster", found=short.cluster, where=f"inode {key}")
+            raise Corrupt("directory entry", "first cluster", found=cluster, where=f"inode {key}")
         return raw
 
     # contents
 
     def open(self, ino: int, stream: bytes = b"") -> Source:
-        if ino < _FILES:
+        if ino < FILES:
             self._directory(ino)
             raise IsADirectory(where=f"inode {ino}")
-        short = parse_short(self._file(ino), 0, self._wide)
+        raw = self._file(ino)
         if stream:
             raise NotFound("FAT has no named streams")
-        if not short.size:
+        size = size_of(raw)
+        if not size:
             return BytesSource(b"")
-        return content(self._heap, Chain(self._chains, short.cluster), short.size, f"inode {ino}")
+        return content(self._heap, Chain(self._chains, cluster_of(raw, self._wide)), size, f"inode {ino}")
 
     # the whole
 
@@ -341,3 +397,7 @@ class Fat(Plain):
         if boot.info_start:
             told["free clusters by FSInfo"] = self._told_free()
         return told
+
+
+def _where(directory: int) -> str:
+    return "root directory" if directory == ROOT else f"directory at cluster {directory}"

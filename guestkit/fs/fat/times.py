@@ -6,13 +6,13 @@ Spec: Microsoft fatgen103, "Date and Time Formats"; what impossible ones mean (m
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 _BEFORE_MONTH = (0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 0, 0, 0)
 _TO_1980 = 3652  # days from 1970
 _2100 = 120  # no leap year
 _DAY = 86_400
 _KEPT = 1 << 14
+HUNDREDTH = 10_000_000  # nanoseconds of a hundredth of a second
 
 
 def seconds(date: int, time: int) -> int:
@@ -23,11 +23,16 @@ def seconds(date: int, time: int) -> int:
     return days * _DAY + (time >> 11) * 3600 + (time >> 5 & 63) * 60 + (time & 31) * 2
 
 
-def converter(utc: Callable[[int], int]) -> Callable[[int, int], int]:
-    """Return (date, time) -> nanoseconds since 1970 in UTC, remembering what was asked lately."""
+class Times(dict[tuple[int, int], int]):
+    """(date, time) -> nanoseconds since 1970 in UTC, remembering what was asked lately."""
 
-    @lru_cache(_KEPT)
-    def convert(date: int, time: int) -> int:
-        return utc(seconds(date, time)) * 1_000_000_000
+    def __init__(self, utc: Callable[[int], int]) -> None:
+        """`utc`: of local seconds."""
+        super().__init__()
+        self._utc = utc
 
-    return convert
+    def __missing__(self, key: tuple[int, int]) -> int:
+        if len(self) > _KEPT:
+            self.clear()
+        self[key] = found = self._utc(seconds(*key)) * 1_000_000_000
+        return found

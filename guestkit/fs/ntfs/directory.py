@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from codecs import utf_16_le_decode
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt, NotADirectory, NotFound, SourceError
-from guestkit.fs.base import DT_DIR, DT_REG, DT_UNKNOWN
+from guestkit.fs.base import DT_DIR, DT_REG, DT_UNKNOWN, shown_together
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.index import FILE_NAME_KEY, LAST, NAME_AT, SUBNODE, Index, Node, check_entry, subnode
@@ -223,10 +222,8 @@ class Directories:
             else:
                 if not flags & LAST:
                     flaw = flaw or Corrupt("index entry", "length", found=end - at)
-        # all names at once: no name holds a slash, but where the image is hostile
-        joined = utf_16_le_decode(b"/\0".join(raws), "surrogatepass", True)[0].encode("utf-8", "surrogatepass")
-        names = joined.split(b"/")
-        if len(names) != len(raws) or b"\0" in joined or b"." in names or b".." in names:
+        names = shown_together(raws)
+        if names is None:
             return self._shown(zip(raws, references, kinds, cookies, strict=True), where), flaw
         return list(zip(names, references, kinds, cookies, strict=True)), flaw
 

@@ -11,12 +11,25 @@ from collections.abc import Iterator, Sequence
 
 from guestkit.errors import (
     Corrupt,
+    GuestkitError,
     InvalidArgument,
     IsADirectory,
     NotFound,
     Unsupported,
 )
-from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Problems, RawEntry, Stat, StatVfs, gathered
+from guestkit.fs.base import (
+    SMALL,
+    DirEntry,
+    FileSystem,
+    Link,
+    Problems,
+    RawEntry,
+    Small,
+    Stat,
+    StatVfs,
+    gathered,
+    whole,
+)
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs import reparse
 from guestkit.fs.ntfs.content import plain_file
@@ -28,7 +41,7 @@ from guestkit.fs.ntfs.names import to_utf16
 from guestkit.fs.ntfs.security import Security
 from guestkit.fs.ntfs.state import VolumeInformation, read_state, read_volume
 from guestkit.fs.ntfs.statfs import statvfs
-from guestkit.fs.ntfs.status import REPARSE, WOF_STREAM, Status
+from guestkit.fs.ntfs.status import REPARSE, WOF_STREAM, Found, Status
 from guestkit.fs.ntfs.volume import Options, Volume
 from guestkit.fs.ntfs.wof import wof_source
 from guestkit.fs.ntfs.xattr import Attributes
@@ -106,38 +119,38 @@ class Ntfs(FileSystem):
         for batch in gathered(self._directories.batches(directory, cookie)):
             references = [entry[1] for entry in batch]
             stats = self._stats(references)
-            entries = [(name, reference & 0xFFFFFFFFFFFF, kind, behind) for name, reference, kind, behind in batch]
-            yield entries, [stats[reference] for reference in references]
+            yield _numbered(batch), [stats[reference] for reference in references]
+
+    def scan_small(self, directories: Sequence[int]) -> Small:
+        found: dict[int, list[RawEntry]] = {}
+        for directory in directories:
+            entries: list[RawEntry] = []
+            try:
+                for batch in self._directories.batches(directory):
+                    entries += batch
+                    if len(entries) > SMALL:
+                        break
+                else:
+                    found[directory] = entries
+            except GuestkitError:  # whoever lists it by itself is told
+                continue
+            yield
+        references = {entry[1] for entries in found.values() for entry in entries}
+        stats = self._told((yield from self._status.many(references)))
+        numbered = {reference & r.REFERENCE: status for reference, status in stats.items()}
+        if len(numbered) < len(references):  # one of them is stale; what it is told depends on the directory
+            return {}, {}
+        return {directory: _numbered(entries) for directory, entries in found.items()}, numbered
 
     def _stats(self, references: list[int]) -> dict[int, Stat | None]:
         """The stat of each file reference; None, and a problem, where stat() would raise."""
-        found = self._status.many(references)
+        return self._told(whole(self._status.many(references)))
+
+    def _told(self, found: Found) -> dict[int, Stat | None]:
         for reference, error in found.bad.items():
             self.damage.add(f"inode {reference & 0xFFFFFFFFFFFF}", error)
             found.stats[reference] = None
         return found.stats
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        start = ROOT if directory is None else directory
-        pending = [(b"", start)]
-        entered = {start}
-        while pending:
-            prefix, current = pending.pop()
-            try:
-                for batch in gathered(self._directories.batches(current)):
-                    stats = self._stats([entry[1] for entry in batch])
-                    for name, reference, _, _ in batch:
-                        path = prefix + name
-                        number = reference & 0xFFFFFFFFFFFF
-                        status = stats[reference]
-                        yield path, number, status
-                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
-                        if is_directory and self.enters(number, path, entered, failed):
-                            pending.append((path + b"/", number))
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
 
     # contents
 
@@ -222,3 +235,8 @@ class Ntfs(FileSystem):
             "records": self.table.count,
             "serial_number": self.uuid,
         }
+
+
+def _numbered(batch: list[RawEntry]) -> list[RawEntry]:
+    """Entries with inode keys, of those with file references."""
+    return [(name, reference & 0xFFFFFFFFFFFF, kind, behind) for name, reference, kind, behind in batch]

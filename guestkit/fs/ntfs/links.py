@@ -21,6 +21,11 @@ MOST_INTERIX = 8 + 2 * 4096
 _MOST_PARTS = 256  # components whose case is looked up
 
 
+def interix_target(data: bytes | bytearray) -> bytes:
+    """The target that Interix keeps in a link's data."""
+    return to_utf8(data[8 : len(data) & ~1]).split(b"\0", 1)[0]
+
+
 class Links:
     """Reads the links of one volume."""
 
@@ -43,8 +48,7 @@ class Links:
         return known
 
     def _interix(self, inode: Inode) -> Link:
-        data = inode.value(r.DATA, MOST_INTERIX) or b""
-        return Link("posix", to_utf8(data[8 : len(data) & ~1]).split(b"\0", 1)[0])
+        return Link("posix", interix_target(inode.value(r.DATA, MOST_INTERIX) or b""))
 
     def _reparsed(self, inode: Inode, point: reparse.Reparse) -> Link:
         kind, path = reparse.parse_target(point)

@@ -14,7 +14,7 @@ from guestkit.errors import Corrupt
 _SIZE = 1 << 17  # bytes of $UpCase
 
 
-def to_utf8(name: bytes) -> bytes:
+def to_utf8(name: bytes | bytearray) -> bytes:
     """A UTF-16 name as bytes."""
     return name.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
 

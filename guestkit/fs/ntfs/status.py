@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, NotFound
@@ -16,7 +16,7 @@ from guestkit.fs.base import Stat
 from guestkit.fs.ntfs import ea, reparse
 from guestkit.fs.ntfs import record as r
 from guestkit.fs.ntfs.inode import I30, Inode, Inodes
-from guestkit.fs.ntfs.links import INTERIX_BLK, INTERIX_CHR, INTERIX_LINK, MOST_INTERIX, Links
+from guestkit.fs.ntfs.links import INTERIX_BLK, INTERIX_CHR, INTERIX_LINK, MOST_INTERIX, Links, interix_target
 from guestkit.fs.ntfs.volume import Options
 
 EPOCH = 116_444_736_000_000_000  # 1970 in units of 100 ns since 1601
@@ -59,8 +59,11 @@ class Status:
         """Raises: NotFound, Corrupt."""
         return self._one(number, 0)
 
-    def many(self, references: Sequence[int]) -> Found:
-        """The status, or the error, of each file reference; neighbouring records are read and decoded together."""
+    def many(self, references: Collection[int]) -> Generator[None, None, Found]:
+        """The status, or the error, of each file reference; neighbouring records are read and decoded together.
+
+        Pauses now and then.
+        """
         found = Found({}, {})
         table = self._table
         size = table.record_size
@@ -74,6 +77,7 @@ class Status:
                     begin = (number - first) * size
                     table.keep(number, bytes(run[begin : begin + size]))
             self._each([numbered[number] for number in special], found)
+            yield
         if len(numbered) < len(references):  # some are referred to with several sequence numbers
             self._each([each for each in references if each not in found.stats and each not in found.bad], found)
         return found
@@ -138,12 +142,15 @@ class Status:
                 or not 36 <= held <= length - 24
                 or at + length > end
                 or length & 7
-                or attributes & 0x404
+                or attributes & 0x400  # REPARSE
             ):
                 special.append(number)
                 continue
             size = packed = 0
             directory = flags & 2
+            mode = dir_mode if directory else file_mode
+            # a system file is special unless it turns out to be a link
+            unsure = attributes & 4 and not directory
             at += length
             while at + 24 <= end:
                 kind, length = kind_of(buf, at)
@@ -166,6 +173,15 @@ class Status:
                             if place + size > length:
                                 break
                             packed = size + 7 & ~7
+                            if unsure:
+                                if not 8 < size <= MOST_INTERIX or about & r.ENCRYPTED:
+                                    break
+                                value = buf[at + place : at + place + size]
+                                if value[:8] != INTERIX_LINK:
+                                    break
+                                size = len(interix_target(value))
+                                mode = 0o120777
+                                unsure = 0
                 elif kind == 0xA0:
                     (place,) = _name_at(buf, at)
                     if directory and buf[at + 9] == 4 and buf[at + place : at + place + 8] == I30:
@@ -178,11 +194,14 @@ class Status:
                     break
                 at += length
             else:
+                if unsure:
+                    special.append(number)
+                    continue
                 stats[reference] = new(
                     Stat,
                     (
                         number,
-                        dir_mode if directory else file_mode,
+                        mode,
                         1 if directory else links,
                         uid,
                         gid,
