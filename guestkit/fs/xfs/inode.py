@@ -30,6 +30,7 @@ _PAGE_LOG = 6
 _PAGE = 1 << _PAGE_LOG  # inodes that are read together for one; a chunk of inodes, where chunks are aligned
 _RUN_BYTES = 1 << 18  # of records, wanted or not, that one bulk read takes at most
 _RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
+_OFTEN = 8  # inodes of a page that are decoded one by one; then all of it is
 _FEW = 8  # fewer inodes are decoded one by one
 _COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _PAGE_SIZE = 4096  # of the machine whose stat is shown: st_blksize is never less
@@ -123,6 +124,17 @@ class Inode:
         return self.raw[self.attr_start :]
 
 
+class _Page:
+    """Inodes that were read together because one of them was wanted."""
+
+    __slots__ = ("asked", "data", "stats")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.stats: list[Stat | None] | None = None  # of all of them that are usual, once several were wanted
+        self.asked = 0
+
+
 class InodeTable:
     """Reads inodes by number, pages of them through the cache."""
 
@@ -164,8 +176,11 @@ class InodeTable:
             self._blocks.cache.put(key, inode, 800 + self._size)
             return inode
         page = self._load(ino >> _PAGE_LOG)
-        at = (ino & _PAGE - 1) * self._size
-        raw = page[at : at + self._size]
+        slot = ino & _PAGE - 1
+        raw = page.data[slot * self._size : (slot + 1) * self._size]
+        status = page.stats[slot] if page.stats is not None else None
+        if status is not None:
+            return Inode(raw, status, self._sectors)
         try:
             if len(raw) < self._size:
                 raise Corrupt("inode", "number", found=ino, expected="one inside its allocation group")
@@ -284,15 +299,19 @@ class InodeTable:
         group = ino >> self._group_log
         return (group << self._group_log) + (self._group_inodes if group < self._last_group else self._last_inodes)
 
-    def _load(self, page: int) -> bytes:
-        key = (self._token, "p", page)
-        data: bytes | None = self._cached(key)
-        if data is None:
-            first = page << _PAGE_LOG
+    def _load(self, number: int) -> _Page:
+        key = (self._token, "p", number)
+        page: _Page | None = self._cached(key)
+        first = number << _PAGE_LOG
+        if page is None:
             count = min(_PAGE, self._group_end(first) - first)
-            data = self._read_run(first, first + count - 1) if count > 0 else b""
-            self._blocks.cache.put(key, data, len(data) + 150)
-        return data
+            page = _Page(self._read_run(first, first + count - 1) if count > 0 else b"")
+            self._blocks.cache.put(key, page, len(page.data) + 200)
+        page.asked += 1
+        if page.asked == _OFTEN and self._form is not None and len(page.data) == self._size << _PAGE_LOG:
+            page.stats = stats_of(page.data, range(first, first + _PAGE), self._form)[0]
+            self._blocks.cache.put(key, page, len(page.data) + 600 * _PAGE)
+        return page
 
     def _decode(self, ino: int, page: bytes, at: int, special: bool = False) -> Stat:
         """The stat of the inode whose record begins at `at`."""
