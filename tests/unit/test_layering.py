@@ -32,8 +32,9 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# fs.base and volume.base and image.base are the interfaces; formats of one package are siblings of each other
-_SHARED = ("base",)
+# fs.base and volume.base and image.base are the interfaces, fs.extents is what two formats share;
+# formats of one package are siblings of each other
+_SHARED = ("base", "extents")
 
 
 def _room(module: str) -> str:
