@@ -111,6 +111,7 @@ class FileSource(Leaf):
         self.sector_size = sector_size
         self.size = os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(status.st_mode) else status.st_size
         self.dense = not stat.S_ISREG(status.st_mode) or status.st_blocks * 512 >= status.st_size
+        self._stretch = 0, 0  # from where to where there was no hole when last asked
         self._nowait = hasattr(os, "RWF_NOWAIT")
 
     @classmethod
@@ -142,8 +143,13 @@ class FileSource(Leaf):
                 yield Extent(offset, length, self, offset)
             return
         end = offset + length
+        begin, stop = self._stretch
+        if begin <= offset and end <= stop:  # asking costs the host the more, the farther off the next hole is
+            if length:
+                yield Extent(offset, length, self, offset)
+            return
         while offset < end:
-            data = self._seek(offset, os.SEEK_DATA, end)
+            data = min(self._seek(offset, os.SEEK_DATA, end), end)
             if data > offset:
                 yield Extent(offset, data - offset, None, 0)
                 offset = data
@@ -152,12 +158,14 @@ class FileSource(Leaf):
             hole = self._seek(offset, os.SEEK_HOLE, end)
             if hole <= offset:  # the file changes under us: what remains is read as data
                 hole = end
+            self._stretch = offset, hole
+            hole = min(hole, end)
             yield Extent(offset, hole - offset, self, offset)
             offset = hole
 
     def _seek(self, offset: int, whence: int, end: int) -> int:
         try:
-            return min(os.lseek(self.fd, offset, whence), end)
+            return os.lseek(self.fd, offset, whence)
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data from here to the end
                 return end

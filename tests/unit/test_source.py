@@ -127,6 +127,31 @@ def test_file_reads_its_bytes(file: FileSource) -> None:
     check_whole(file, random.Random(1).randbytes(300_000), 30)
 
 
+def test_a_stretch_without_holes_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as out:
+        out.write(b"x" * (1 << 20))
+        out.truncate(3 << 20)
+        out.seek(2 << 20)
+        out.write(b"y" * (1 << 20))
+    source = FileSource.open(path)
+    asked: list[int] = []
+    seek = os.lseek
+
+    def counted(fd: int, offset: int, whence: int) -> int:
+        asked.append(offset)
+        return seek(fd, offset, whence)
+
+    monkeypatch.setattr(os, "lseek", counted)
+    step = 1 << 16
+    found = [extent for at in range(0, 3 << 20, step) for extent in source.extents(at, step)]
+    assert [extent.source is None for extent in found] == [at in range(16, 32) for at in range(48)]
+    assert [extent.offset for extent in found] == [at * step for at in range(48)]
+    assert len(asked) == 2 + 16 + 2  # the first stretch, each piece of the hole, the second stretch
+    assert [extent.source is None for extent in source.extents(0, 3 << 20)] == [False, True, False]
+    source.close()
+
+
 def test_holes_of_a_file_are_extents_without_a_source(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     want = bytearray(8 << 20)

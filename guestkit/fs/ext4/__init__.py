@@ -18,8 +18,8 @@ from guestkit.resolve import resolve
 from guestkit.source import Source
 
 if TYPE_CHECKING:
-    from guestkit.fs.ext4.extents import Run
     from guestkit.fs.ext4.journal import Recovery
+    from guestkit.fs.extents import Run
 
 _MOST_JOURNAL = 10_240_000  # blocks, what mke2fs makes at most
 _MOST_RUNS = 1 << 18

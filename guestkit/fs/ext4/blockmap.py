@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from guestkit.errors import Corrupt
 from guestkit.fs.ext4.blocks import Blocks
-from guestkit.fs.ext4.extents import Run
+from guestkit.fs.extents import Run
 
 _DIRECT = 12
 

@@ -9,8 +9,9 @@ import struct
 from collections.abc import Iterator
 
 from guestkit.errors import Corrupt
+from guestkit.fs.extents import Extents
 from guestkit.fs.xfs.blocks import REMOTE, Blocks
-from guestkit.fs.xfs.extents import Map, data_map
+from guestkit.fs.xfs.extents import data_map
 from guestkit.fs.xfs.inode import EXTENTS, LOCAL, Inode
 from guestkit.layout import Layout
 from guestkit.mapped import Contiguous, mapped
@@ -27,7 +28,7 @@ class MappedFile(Source):
 
     __slots__ = ("_device", "_map", "_unit", "_where", "size")
 
-    def __init__(self, blocks: Blocks, map: Map, ino: int, size: int) -> None:
+    def __init__(self, blocks: Blocks, map: Extents, ino: int, size: int) -> None:
         self._device = blocks.device
         self._unit = blocks.block_size
         self._map = map

@@ -7,6 +7,7 @@ followed; the rest of the block otherwise.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ _TYPES = (0, 8, 4, 2, 6, 1, 12, 10) + (0,) * 248
 _NO_TYPES = (0,) * 256
 _unpack = struct.Struct(">QB").unpack_from
 _tail = struct.Struct(">II").unpack_from
+_DOTS = (b".", b"..", b"")
 
 
 class Names(NamedTuple):
@@ -46,6 +48,20 @@ class Format(NamedTuple):
 @cache
 def _sizes(typed: int) -> tuple[int, ...]:
     return tuple((8 + 1 + length + typed + 2 + 7) & ~7 for length in range(256))
+
+
+@cache
+def _entries() -> tuple[Callable[[bytes, int], tuple[int, bytes, int, int]], ...]:
+    """What reads (inode, name, file type, tag) of an entry with a type, by the length of its name."""
+    return tuple(
+        struct.Struct(f">Qx{length}sB{size - length - 12}xH").unpack_from for length, size in enumerate(_sizes(1))
+    )
+
+
+@cache
+def _short_entries(inode: str) -> tuple[Callable[[bytes, int], tuple[bytes, int, int]], ...]:
+    """What reads (name, file type, inode) of an entry in an inode, by the length of its name; `inode`: "I" or "Q"."""
+    return tuple(struct.Struct(f">3x{length}sB{inode}").unpack_from for length in range(256))
 
 
 def directory_format(superblock: Superblock) -> Format:
@@ -80,6 +96,9 @@ def parse_names(buf: bytes, base: int, form: Format, single: bool) -> Names:
         end -= 8 + 8 * count
         if end < _STARTS[crc]:
             return Names([], Corrupt("directory block", "count", found=count))
+    plain = _plain_names(buf, end, base, form)
+    if plain is not None:
+        return Names(plain, None)
     at = _STARTS[crc]
     unpack = _unpack
     last = end - 16
@@ -128,6 +147,43 @@ def parse_names(buf: bytes, base: int, form: Format, single: bool) -> Names:
     return Names(entries, flaw)
 
 
+def _plain_names(buf: bytes, end: int, base: int, form: Format) -> list[Raw] | None:
+    """The entries of parse_names() when there is nothing odd about any of them, else None."""
+    types, typed, sizes, limit, crc = form
+    if not typed:
+        return None
+    entries: list[Raw] = []
+    append = entries.append
+    readers = _entries()
+    at = _STARTS[crc]
+    last = end - 16
+    while at <= last:
+        length = buf[at + 8]
+        behind = at + sizes[length]
+        if behind <= end:
+            ino, name, kind, tag = readers[length](buf, at)
+            if tag == at and 0 < ino < limit:
+                at = behind
+                if length > 2 or name not in _DOTS:
+                    append((name, ino, types[kind], base + at))
+                elif not length:
+                    return None
+                continue
+        behind = at + (buf[at + 2] << 8 | buf[at + 3])
+        if (
+            buf[at] & buf[at + 1] != 0xFF or behind == at or behind & 7 or behind > end
+            or buf[behind - 2] << 8 | buf[behind - 1] != at
+        ):  # fmt: skip
+            return None
+        at = behind  # unused space
+    return entries if at == end and _are_names(entries) else None
+
+
+def _are_names(entries: list[Raw]) -> bool:
+    joined = b"".join([entry[0] for entry in entries])
+    return b"/" not in joined and b"\0" not in joined
+
+
 def dots(buf: bytes, form: Format) -> int:
     """The inode that ".." leads to, of a directory's first block. Raises: Corrupt (EUCLEAN)."""
     at = _STARTS[form.crc]
@@ -155,6 +211,9 @@ def parse_short(fork: bytes, form: Format) -> Names:
     flaw: Corrupt | None = None
     if len(fork) < 6:
         return Names([], Corrupt("short directory", "length", found=len(fork), expected="at least 6"))
+    plain = _plain_short(fork, form)
+    if plain is not None:
+        return Names(plain, None)
     count, large = fork[0], fork[1]
     width = 8 if large else 4  # as soon as one inode number is large, all are stored so
     if large > count + 1:  # the parent's counts too
@@ -182,3 +241,30 @@ def parse_short(fork: bytes, form: Format) -> Names:
     if at != end and flaw is None:
         flaw = Corrupt("short directory", "length", found=end, expected=at)
     return Names(entries, flaw)
+
+
+def _plain_short(fork: bytes, form: Format) -> list[Raw] | None:
+    """The entries of parse_short() when there is nothing odd about any of them, else None."""
+    types, typed, _, limit, _ = form
+    count, large = fork[0], fork[1]
+    if not typed or large > count + 1:
+        return None
+    entries: list[Raw] = []
+    append = entries.append
+    readers = _short_entries("Q" if large else "I")
+    head = 12 if large else 8  # bytes of an entry without its name
+    at = head - 2
+    end = len(fork)
+    for _ in range(count):
+        if at >= end:
+            return None
+        length = fork[at]
+        behind = at + head + length
+        if behind > end:
+            return None
+        name, kind, ino = readers[length](fork, at)
+        if not 0 < ino < limit or (length < 3 and name in _DOTS):
+            return None
+        append((name, ino, types[kind], behind))
+        at = behind
+    return entries if at == end and _are_names(entries) else None

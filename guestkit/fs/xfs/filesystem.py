@@ -18,21 +18,36 @@ from guestkit.errors import (
     SourceError,
     Unsupported,
 )
-from guestkit.fs.base import SKIPPED, DirEntry, Failed, FileSystem, Link, Stat, State, StatVfs, gathered
+from guestkit.fs.base import (
+    SKIPPED,
+    DirEntry,
+    Failed,
+    FileSystem,
+    Link,
+    Small,
+    Stat,
+    State,
+    StatVfs,
+    gathered,
+    whole,
+)
 from guestkit.fs.xfs import features as f
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.content import file_source, link_target
 from guestkit.fs.xfs.dirdata import Raw
 from guestkit.fs.xfs.groups import MOST_SUMMED, Sums, sums
-from guestkit.fs.xfs.inode import REALTIME, Inode, InodeTable
+from guestkit.fs.xfs.inode import REALTIME, Found, Inode, InodeTable
 from guestkit.fs.xfs.listing import Directories
 from guestkit.fs.xfs.statfs import statvfs
 from guestkit.fs.xfs.superblock import Superblock
+from guestkit.fs.xfs.together import Together
 from guestkit.fs.xfs.xattr import Attribute, attributes, kernel_acl, value_of
 from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
+_PIECE = 64  # inodes that scan_small() decodes before it pauses
+_TOGETHER = 64  # directories that a walk lists together
 
 
 class Xfs(FileSystem):
@@ -55,6 +70,7 @@ class Xfs(FileSystem):
         self.table = InodeTable(self.blocks)
         self._counted = counted
         self._directories = Directories(self.blocks, self.table, self.damage)
+        self._together = Together(self.blocks, self.table)
 
     # inodes
 
@@ -80,12 +96,20 @@ class Xfs(FileSystem):
 
     def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[Raw], list[Stat | None]]]:
         for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
-            stats = self._stats(batch)
+            stats = self._stats({entry[1] for entry in batch})
             yield batch, [stats[entry[1]] for entry in batch]
 
-    def _stats(self, entries: list[Raw]) -> dict[int, Stat | None]:
-        """The stat of each entry's inode; None, and a problem, where stat() would raise."""
-        found = self.table.stat_many(sorted([entry[1] for entry in entries]))  # in the order of the groups
+    def scan_small(self, directories: Sequence[int]) -> Small:
+        plain = yield from self._together.entries(directories)
+        found = Found({}, {})
+        yield from self.table.stat_pieces({entry[1] for entries in plain.values() for entry in entries}, found, _PIECE)
+        return plain, self._told(found)
+
+    def _stats(self, inos: set[int]) -> dict[int, Stat | None]:
+        """The stat of each inode; None, and a problem, where stat() would raise."""
+        return self._told(self.table.stat_many(inos))
+
+    def _told(self, found: Found) -> dict[int, Stat | None]:
         for ino, error in found.bad.items():
             self.damage.add(f"inode {ino}", error)
             found.stats[ino] = None
@@ -98,17 +122,35 @@ class Xfs(FileSystem):
         pending = [(b"", start)]
         entered = {start}
         while pending:
-            prefix, current = pending.pop()
+            group = pending[-_TOGETHER:]
+            del pending[-_TOGETHER:]
+            for paths, inos in self._listed(group, failed):
+                stats = self._stats(set(inos))
+                found = list(map(stats.__getitem__, inos))
+                yield from zip(paths, inos, found, strict=True)
+                pending += [
+                    (paths[at] + b"/", inos[at])
+                    for at, status in enumerate(found)
+                    if status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
+                    if self.enters(inos[at], paths[at], entered, failed)
+                ]
+
+    def _listed(self, group: list[tuple[bytes, int]], failed: Failed | None) -> Iterator[tuple[list[bytes], list[int]]]:
+        """Yield the paths and inodes of what is in the directories of `group`: (what goes before a name, inode)."""
+        plain = whole(self._together.entries([current for _, current in group]))
+        paths: list[bytes] = []
+        inos: list[int] = []
+        for prefix, current in group:
+            entries = plain.get(current, ())
+            paths += [prefix + entry[0] for entry in entries]
+            inos += [entry[1] for entry in entries]
+        yield paths, inos
+        for prefix, current in group:
+            if current in plain:
+                continue
             try:
                 for batch in gathered(self._directories.batches(self._directories.open(current))):
-                    stats = self._stats(batch)
-                    for name, ino, _, _ in batch:
-                        path = prefix + name
-                        status = stats[ino]
-                        yield path, ino, status
-                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
-                        if is_directory and self.enters(ino, path, entered, failed):
-                            pending.append((path + b"/", ino))
+                    yield [prefix + entry[0] for entry in batch], [entry[1] for entry in batch]
             except SKIPPED as error:
                 self.passed_over(current, prefix, error, failed)
 

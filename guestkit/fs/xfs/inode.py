@@ -1,4 +1,4 @@
-"""Inodes: read in pages of 64, one inode decoded and verified, and its struct stat.
+"""Inodes: read in runs, one inode decoded and verified, and its struct stat.
 
 Spec: XFS Algorithms & Data Structures, "On-disk Inode"; fs/xfs/libxfs/xfs_format.h for large counters and big
 timestamps. What is refused is what the kernel's xfs_dinode_verify() refuses, the forks apart, which are checked where
@@ -9,28 +9,30 @@ what never was an inode has no magic number. Left out: project ids, hints, gener
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import compress
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Stat
 from guestkit.fs.xfs.blocks import Blocks
+from guestkit.fs.xfs.columns import BIGTIME2, METADATA2, NO_FILE, NREXT64_2, form_of, stats_of
 from guestkit.layout import Layout
 
 DEV, LOCAL, EXTENTS, BTREE = 0, 1, 2, 3  # di_format
 REALTIME = 0x1  # di_flags
-REFLINK2, BIGTIME2, NREXT64_2, METADATA2 = 0x2, 0x8, 0x10, 0x20  # di_flags2
 _MAGIC = 0x494E
-_CORE2, _CORE3 = 100, 176  # bytes before the data fork
+_CORE2, _CORE3 = CORES = 100, 176  # bytes before the data fork
 _NS = 1_000_000_000
 _BIGTIME = (1 << 31) * _NS  # what a big timestamp counts from lies so long before 1970
 _PAGE_LOG = 6
-_PAGE = 1 << _PAGE_LOG  # inodes that are read together; a chunk of inodes, where chunks are aligned
-_RUN_PAGES = 32  # pages that one bulk read takes at most
-_MOST_KEPT = 128  # pages of one bulk read that are put into the cache: the listing of a huge directory comes once
-_GAP_PAGES = 1  # pages not asked for that are read along rather than starting another read
-_FEW = 2  # inodes of a page that are summed one by one
+_PAGE = 1 << _PAGE_LOG  # inodes that are read together for one; a chunk of inodes, where chunks are aligned
+_RUN_BYTES = 1 << 18  # of records, wanted or not, that one bulk read takes at most
+_RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
+_OFTEN = 8  # inodes of a page that are decoded one by one; then all of it is
+_FEW = 8  # fewer inodes are decoded one by one
+_COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _PAGE_SIZE = 4096  # of the machine whose stat is shown: st_blksize is never less
 
 _BASE = {
@@ -64,7 +66,6 @@ _REST = Layout(
 _unpack2 = _V2.unpack_from
 _unpack3 = _V3.unpack_from
 _unpack_rest = _REST.unpack_from
-_crcs = struct.Struct(f"<{_PAGE}I").unpack
 _new = tuple.__new__
 _KINDS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 # (file type, di_format) of inodes that have no device number
@@ -123,6 +124,17 @@ class Inode:
         return self.raw[self.attr_start :]
 
 
+class _Page:
+    """Inodes that were read together because one of them was wanted."""
+
+    __slots__ = ("asked", "data", "stats")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.stats: list[Stat | None] | None = None  # of all of them that are usual, once several were wanted
+        self.asked = 0
+
+
 class InodeTable:
     """Reads inodes by number, pages of them through the cache."""
 
@@ -138,8 +150,14 @@ class InodeTable:
         self._uuid = sup.meta_uuid
         self._group_log = sup.ag_inode_log
         self._limit = sup.ag_count << sup.ag_inode_log
-        self._page_log = sup.inode_log + _PAGE_LOG
+        self._group_bytes = sup.ag_blocks << sup.block_log
+        self._group_inodes = sup.ag_blocks << sup.inodes_per_block_log
+        self._last_group = sup.ag_count - 1
+        self._last_inodes = sup.ag_length(self._last_group) << sup.inodes_per_block_log
         self._extend = blocks.extend
+        self._most_recent = _RECENT_BYTES // (sup.inode_size + 512)
+        self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
+        self._form = form_of(sup, self._block_size, blocks.extend)
 
     def read(self, ino: int, *, special: bool = False) -> Inode:
         """Return inode `ino`. `special`: those of metadata too.
@@ -152,9 +170,17 @@ class InodeTable:
             return inode
         if not 0 < ino < self._limit:
             raise NotFound(f"inode {ino} is none of this filesystem")
+        recent = self._recent.pop(ino, None)
+        if recent is not None:
+            inode = Inode(*recent, self._sectors)
+            self._blocks.cache.put(key, inode, 800 + self._size)
+            return inode
         page = self._load(ino >> _PAGE_LOG)
-        at = (ino & _PAGE - 1) * self._size
-        raw = page[at : at + self._size]
+        slot = ino & _PAGE - 1
+        raw = page.data[slot * self._size : (slot + 1) * self._size]
+        status = page.stats[slot] if page.stats is not None else None
+        if status is not None:
+            return Inode(raw, status, self._sectors)
         try:
             if len(raw) < self._size:
                 raise Corrupt("inode", "number", found=ino, expected="one inside its allocation group")
@@ -166,170 +192,126 @@ class InodeTable:
             self._blocks.cache.put(key, inode, 800 + self._size)
         return inode
 
-    def stat_many(self, inos: Iterable[int]) -> Found:
+    def record(self, ino: int) -> tuple[bytes, Stat]:
+        """(record, stat) of inode `ino`. Raises: as read()."""
+        recent = self._recent.get(ino)
+        if recent is not None:
+            return recent
+        inode = self.read(ino)
+        return inode.raw, inode.stat
+
+    def stat_many(self, inos: set[int]) -> Found:
         """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
 
         Raises: WouldBlock.
         """
-        stats: dict[int, Stat | None] = {}
-        bad: dict[int, GuestkitError] = {}
-        wanted: dict[int, list[int]] = {}
-        limit = self._limit
-        current = -1  # the page that the last one stood in: neighbours come together
+        found = Found({}, {})
+        for _ in self.stat_pieces(inos, found, _COLUMN):
+            pass
+        return found
+
+    def stat_pieces(self, inos: set[int], found: Found, column: int) -> Iterator[None]:
+        """As stat_many, into `found`, with a pause after each read, and after about `column` inodes."""
+        ordered = sorted(inos)
+        begin, end = bisect_left(ordered, 1), bisect_left(ordered, self._limit)
+        for ino in (*ordered[:begin], *ordered[end:]):
+            found.bad[ino] = NotFound(f"inode {ino} is none of this filesystem")
+        size = self._size
+        most = min(column, _RUN_BYTES // size)
         members: list[int] = []
-        for ino in inos:
-            page = ino >> _PAGE_LOG
-            if page != current:
-                if not 0 < ino < limit:
-                    bad[ino] = NotFound(f"inode {ino} is none of this filesystem")
-                    continue
-                current = page
-                members = wanted.setdefault(page, [])
-            members.append(ino)
-        pages = self._load_many(sorted(wanted))
-        bulk = self._decode_page if self._super.has_crc else self._decode_each
-        whole = _PAGE * self._size
-        for page, members in wanted.items():
-            data = pages[page]
-            if not isinstance(data, bytes):
-                for ino in members:
-                    bad[ino] = data
-            elif len(data) == whole:
-                bulk(data, members, stats, bad)
-            else:
-                self._decode_each(data, members, stats, bad)
-        return Found(stats, bad)
-
-    def _decode_each(
-        self, data: bytes, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
-    ) -> None:
-        """Decode `members` of the page `data`."""
-        size, most = self._size, len(data) - self._size
-        for ino in members:
-            at = (ino & _PAGE - 1) * size
+        records: list[bytes] = []
+        while begin < end:
+            low = ordered[begin]
+            limit = min(self._group_end(low), (low & -_PAGE) + most)
+            upper = min((low & -_PAGE) + _PAGE, limit)
+            stop = bisect_left(ordered, upper, begin, end)
+            while stop < end and upper < limit and ordered[stop] < upper + _PAGE:  # the next page too
+                upper = min(upper + _PAGE, limit)
+                stop = bisect_left(ordered, upper, stop, end)
+            run = ordered[begin : max(stop, begin + 1)]
+            begin += len(run)
+            last = run[-1]
             try:
-                if at > most:
-                    raise Corrupt("inode", "number", found=ino, expected="one inside its allocation group")
-                stats[ino] = self._decode(ino, data, at)
-            except GuestkitError as error:
-                bad[ino] = error.within(f"inode {ino}")
-
-    def _decode_page(
-        self, data: bytes, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
-    ) -> None:
-        """As _decode_each, for a whole page of version 5: what is usual is decoded here, and the rest by _decode."""
-        if len(members) <= _FEW:
-            self._decode_each(data, members, stats, bad)
-            return
-        size, block_size, shift, uuid = self._size, self._block_size, self._sectors, self._uuid
-        # the checksum fields, which count as zeros, are taken out of all inodes at once
-        blank = bytes(_PAGE)
-        page = bytearray(data)
-        stored = bytearray(4 * _PAGE)
-        for column in range(4):
-            stored[column::4] = data[100 + column :: size]
-            page[100 + column :: size] = blank
-        clean = bytes(page)
-        sums = _crcs(stored)
-        extend, unpack, new, plain = self._extend, _unpack3, _new, _PLAIN
-        keep, token = self._blocks.cache.put, self._token
-        for ino in members:
-            slot = ino & 63
-            at = slot * size
-            end = at + size
-            (
-                magic, mode, version, form, _, uid, gid, links, atime, mtime, ctime, length, blocks,
-                flags2, btime, own, id,
-            ) = unpack(data, at)  # fmt: skip
-            kind = mode & 0xF000
-            if (
-                extend(0, clean[at:end]) != sums[slot]
-                or own != ino
-                or id != uuid
-                or magic != 0x494E
-                or version != 3
-                or kind | form not in plain
-                or flags2 & 0x28 != 8
-                or length >> 63
-                or not links
-            ):
-                try:
-                    stats[ino] = self._decode(ino, data, at)
-                except GuestkitError as error:
-                    bad[ino] = error.within(f"inode {ino}")
-                continue
-            stats[ino] = stat = new(
-                Stat,
-                (
-                    ino, mode, links, uid, gid, 0, length, block_size, blocks << shift,
-                    atime - 2147483648000000000, mtime - 2147483648000000000,
-                    ctime - 2147483648000000000, btime - 2147483648000000000,
-                ),
-            )  # fmt: skip
-            if kind != 0x8000:  # a directory is entered next, a link is read
-                keep((token, "i", ino), Inode(data[at:end], stat, shift), 800 + size)
-
-    def _place(self, page: int) -> tuple[int, int]:
-        """(byte offset on the device, bytes before the end of the allocation group) of a page."""
-        sup = self._super
-        ino = page << _PAGE_LOG
-        group = ino >> self._group_log
-        within = (ino & ((1 << self._group_log) - 1)) << sup.inode_log
-        return (group * sup.ag_blocks << sup.block_log) + within, (sup.ag_length(group) << sup.block_log) - within
-
-    def _load(self, page: int) -> bytes:
-        key = (self._token, "p", page)
-        data: bytes | None = self._cached(key)
-        if data is None:
-            start, left = self._place(page)
-            data = self._blocks.device.read(start, min(1 << self._page_log, left)) if left > 0 else b""
-            self._blocks.cache.put(key, data, len(data) + 150)
-        return data
-
-    def _load_many(self, wanted: list[int]) -> dict[int, bytes | GuestkitError]:
-        """`wanted`: numbers of pages, ascending."""
-        pages: dict[int, bytes | GuestkitError] = {}
-        cache, token = self._blocks.cache, self._token
-        missing = []
-        for page in wanted:
-            data = cache.get((token, "p", page))
-            if data is None:
-                missing.append(page)
-            else:
-                pages[page] = data
-        keep = len(missing) <= _MOST_KEPT
-        group_pages = self._group_log - _PAGE_LOG  # never negative: a group has 64 blocks
-        log = self._page_log
-        at = 0
-        while at < len(missing):
-            first = last = missing[at]
-            group = first >> group_pages
-            stop = at + 1
-            while stop < len(missing):
-                page = missing[stop]
-                if page - last > 1 + _GAP_PAGES or page - first >= _RUN_PAGES:
-                    break
-                if page >> group_pages != group:
-                    break
-                last = page
-                stop += 1
-            try:
-                start, left = self._place(first)
-                run = self._blocks.device.read(start, min((last + 1 - first) << log, left)) if left > 0 else b""
+                data = self._read_run(low, last)
             except (Corrupt, SourceError):  # some of them may be there all the same
-                for page in missing[at:stop]:
-                    try:
-                        pages[page] = self._load(page)
-                    except (Corrupt, SourceError) as error:
-                        pages[page] = error
+                self._one_by_one(run, found)
+                yield
+                continue
+            members += run
+            if last - low == len(run) - 1:
+                records.append(data)
             else:
-                for page in missing[at:stop]:
-                    offset = (page - first) << log
-                    pages[page] = data = run[offset : offset + (1 << log)]
-                    if keep:
-                        cache.put((token, "p", page), data, len(data) + 150)
-            at = stop
-        return pages
+                records += [data[at : at + size] for at in [(ino - low) * size for ino in run]]
+            if len(members) >= column:
+                self._decode_many(b"".join(records), members, found)
+                members, records = [], []
+            yield
+        if members:
+            self._decode_many(b"".join(records), members, found)
+
+    def _decode_many(self, records: bytes, members: list[int], found: Found) -> None:
+        """Decode the records of `members`, which stand one behind the other."""
+        if self._form is None or len(members) < _FEW:
+            self._decode_each(records, members, found)
+            return
+        size = self._size
+        decoded, left = stats_of(records, members, self._form)
+        found.stats.update(zip(members, decoded, strict=True))
+        recent = self._recent
+        if len(recent) + len(members) > self._most_recent:
+            recent.clear()
+        for slot in compress(range(len(members)), records[2::size].translate(NO_FILE)):
+            status = decoded[slot]
+            if status is not None:  # a directory is entered next, a link is read
+                recent[status[0]] = records[slot * size : (slot + 1) * size], status
+        for slot in left:
+            self._decode_each(records[slot * size : (slot + 1) * size], members[slot : slot + 1], found)
+
+    def _decode_each(self, records: bytes, members: list[int], found: Found) -> None:
+        """As _decode_many, with a careful look at each."""
+        for ino, at in zip(members, range(0, len(records), self._size), strict=True):
+            try:
+                found.stats[ino] = self._decode(ino, records, at)
+            except GuestkitError as error:
+                found.stats.pop(ino, None)
+                found.bad[ino] = error.within(f"inode {ino}")
+
+    def _one_by_one(self, members: list[int], found: Found) -> None:
+        """Read and decode each of `members` by itself."""
+        for ino in members:
+            try:
+                records = self._read_run(ino, ino)
+            except (Corrupt, SourceError) as error:
+                found.bad[ino] = error.within(f"inode {ino}")
+                continue
+            self._decode_each(records, [ino], found)
+
+    def _read_run(self, first: int, last: int) -> bytes:
+        """The records of the inodes from `first` to `last`, all of one group. Raises: Corrupt, SourceError."""
+        if last >= self._group_end(first):
+            raise Corrupt("inode", "number", found=last, expected="one inside its allocation group")
+        group = first >> self._group_log
+        offset = group * self._group_bytes + (first - (group << self._group_log)) * self._size
+        return self._blocks.device.read(offset, (last - first + 1) * self._size)
+
+    def _group_end(self, ino: int) -> int:
+        """One above the last number that an inode of the group of `ino` can have."""
+        group = ino >> self._group_log
+        return (group << self._group_log) + (self._group_inodes if group < self._last_group else self._last_inodes)
+
+    def _load(self, number: int) -> _Page:
+        key = (self._token, "p", number)
+        page: _Page | None = self._cached(key)
+        first = number << _PAGE_LOG
+        if page is None:
+            count = min(_PAGE, self._group_end(first) - first)
+            page = _Page(self._read_run(first, first + count - 1) if count > 0 else b"")
+            self._blocks.cache.put(key, page, len(page.data) + 200)
+        page.asked += 1
+        if page.asked == _OFTEN and self._form is not None and len(page.data) == self._size << _PAGE_LOG:
+            page.stats = stats_of(page.data, range(first, first + _PAGE), self._form)[0]
+            self._blocks.cache.put(key, page, len(page.data) + 600 * _PAGE)
+        return page
 
     def _decode(self, ino: int, page: bytes, at: int, special: bool = False) -> Stat:
         """The stat of the inode whose record begins at `at`."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from guestkit.errors import Corrupt, NameTooLong, NotADirectory, NotFound
 from guestkit.fs.base import Problems
+from guestkit.fs.extents import Extents
 from guestkit.fs.xfs import dabtree
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.dirdata import (
@@ -25,7 +26,7 @@ from guestkit.fs.xfs.dirdata import (
     short_parent,
     verify_data,
 )
-from guestkit.fs.xfs.extents import Map, data_map
+from guestkit.fs.xfs.extents import data_map
 from guestkit.fs.xfs.inode import LOCAL, Inode, InodeTable
 
 _SPACE = 1 << 35  # bytes of the address space that each of the three parts has
@@ -43,7 +44,7 @@ class Directory:
     def __init__(self, inode: Inode) -> None:
         self.inode = inode
         self.short: bytes | None = None
-        self.map: Map | None = None
+        self.map: Extents | None = None
         self.blocks = 0  # directory blocks that hold entries
         self.single = False  # one block with its index
 
@@ -89,7 +90,7 @@ class Directories:
         self._blocks.cache.put(key, directory, 1500)
         return directory
 
-    def _is_single(self, map: Map) -> bool:
+    def _is_single(self, map: Extents) -> bool:
         """Whether a directory of one block has no index apart."""
         first = _SPACE // self._blocks.block_size
         for _, physical, _ in map.runs(first, first + 1):

@@ -20,6 +20,10 @@ _MOST_KEYS = 1 << 18  # buffers that change: 1 GiB of 4 KiB blocks, and about 10
 _LONG_CHAIN = 256  # changes of one buffer, above which it pays to look for those that are repeated
 
 
+# what a change is; in this order they count within a transaction
+WRITE, OTHER, UNLINK, CANCELLED = range(4)
+
+
 class Unreplayable(Exception):
     """The log cannot be replayed; the text says why."""
 
@@ -59,35 +63,52 @@ class Changes:
         self._cover: dict[int, int] = {}  # buffer -> the chunks that this change writes
         self.owners: dict[int, int] = {}  # inode -> forks whose blocks must name it as their owner
 
-    def add(self, blkno: int, length: int, transaction: int, position: int, info: int, cover: int) -> None:
-        key = blkno << 16 | length
-        before = self._last.get(key, 0)
-        old = self._cover.get(key, 0) if cover else 0
-        if old and not old & ~cover and self._lsns[self._transaction[before]] <= self._lsns[transaction]:
-            # all that the earlier change wrote is written again, unless the block is newer than both
-            before = self._before[before]
-        if cover:
-            self._cover[key] = cover
-        else:
-            self._cover.pop(key, None)
-        self._positions.append(position)
-        self._transaction.append(transaction)
-        self._before.append(before)
-        self._info.append(info)
-        self._last[key] = len(self._positions) - 1
-        if len(self._positions) > MOST_ITEMS:
-            raise Unreplayable(f"the log makes more than {MOST_ITEMS} changes")
-        if len(self._last) > _MOST_KEYS:
-            raise Unreplayable(f"the log changes more than {_MOST_KEYS} blocks")
+    def commit(self, lsn: int, changes: array[int]) -> None:
+        """Take the changes of a transaction, in what order they count.
 
-    def drop(self, blkno: int, length: int) -> None:
-        """Forget all changes so far of the buffer: it was freed."""
-        key = blkno << 16 | length
-        if self._last.pop(key, None) is not None:
-            self.cancelled += 1
-        self._cover.pop(key, None)
+        `changes`: of each the position, first block << 16 | length of the buffer, what << 32 | info, and the chunks
+        that it writes, 0 where they may not be taken for all that it does.
+        Raises: Unreplayable when the log makes too many.
+        """
+        self.transactions += 1
+        number = self._new_transaction(lsn)
+        by_order: tuple[list[int], ...] = ([], [], [], [])
+        for at, info in enumerate(changes[2::4]):
+            by_order[info >> 32].append(4 * at)
+        last, covers, befores = self._last, self._cover, self._before
+        put, put_number = self._positions.append, self._transaction.append
+        put_before, put_info = befores.append, self._info.append
+        count = len(self._positions)
+        for at in (*by_order[WRITE], *by_order[OTHER], *by_order[UNLINK]):
+            key = changes[at + 1]
+            cover = changes[at + 3]
+            before = last.get(key, 0)
+            if before:
+                old = covers.get(key, 0)
+                if cover and old and not old & ~cover and self._lsns[self._transaction[before]] <= lsn:
+                    # all that the earlier change wrote is written again, unless the block is newer than both
+                    before = befores[before]
+                if old and not cover:
+                    del covers[key]
+            if cover:
+                covers[key] = cover
+            last[key] = count
+            count += 1
+            put(changes[at])
+            put_number(number)
+            put_before(before)
+            put_info(changes[at + 2] & 0xFFFFFFFF)
+            if count > MOST_ITEMS:
+                raise Unreplayable(f"the log makes more than {MOST_ITEMS} changes")
+            if len(last) > _MOST_KEYS:
+                raise Unreplayable(f"the log changes more than {_MOST_KEYS} blocks")
+        for at in by_order[CANCELLED]:  # the buffer was freed: all changes so far are forgotten
+            key = changes[at + 1]
+            if last.pop(key, None) is not None:
+                self.cancelled += 1
+                covers.pop(key, None)
 
-    def new_transaction(self, lsn: int) -> int:
+    def _new_transaction(self, lsn: int) -> int:
         """Begin to commit; return the transaction's number."""
         if lsn != self._last_lsn:
             self._epoch += 1

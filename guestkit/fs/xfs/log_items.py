@@ -10,9 +10,10 @@ items count, and which are cancelled, is what the kernel's recovery does.
 
 from __future__ import annotations
 
+import struct
 from array import array
 
-from guestkit.fs.xfs.log_changes import MOST_ITEMS, Changes, Unreplayable
+from guestkit.fs.xfs.log_changes import CANCELLED, MOST_ITEMS, OTHER, UNLINK, WRITE, Changes, Unreplayable
 from guestkit.fs.xfs.log_format import (
     BUFFER,
     BUFFER_FORMAT,
@@ -41,35 +42,36 @@ _HEADER_SIZE = 16
 _MOST_REGIONS = 257
 _MOST_REGION = 256 << 10  # bytes; the longest that are written hold 64 KiB
 _MOST_OPEN = 1 << 14  # transactions begun and not committed
-_MOST_OPERATIONS = 16 << 20
+# A log of 2 GiB has room for more, but what the kernel leaves to be replayed is what changed since it last wrote all
+# back, which it does twice a minute. Of logged inodes, the most frequent items, this and MOST_ITEMS are 600 MB of log.
+_MOST_OPERATIONS = 6 << 20
+_RECORD, _TRANSACTION = 8, 4  # what one of them counts for besides its operations; an item counts for one
 _MOST_INTENTS = 1 << 18  # of transactions that are not committed
 _MOST_UNFINISHED = 1 << 16
 _MOST_HELD = 1 << 18
 _MOST_OWNERS = 1 << 16
 _MOST_BUFFER = 128  # blocks of 512 bytes, the largest buffer of metadata
 
-# what a change is; in this order they count within a transaction
-_CHANGES = _WRITE, _OTHER, _UNLINK, _CANCELLED = range(4)
+_unpack_buffer = BUFFER_FORMAT.unpack_from
+_unpack_inode, _unpack_inode_32 = INODE_FORMAT.unpack_from, INODE_FORMAT_32.unpack_from
+_words = struct.Struct("<4Q").unpack
 
 
 class _Transaction:
     """A transaction that is being gathered."""
 
     __slots__ = (
-        *("bad", "blocks", "covers", "first", "head", "held", "infos", "intents"),
-        *("lsn", "owners", "positions", "regions", "scattered", "total", "where"),
+        *("bad", "changes", "first", "head", "held", "intents", "lsn", "owners", "regions", "scattered", "total"),
+        "where",
     )
 
     def __init__(self, lsn: int) -> None:
         self.lsn = lsn
         self.head: bytes | None = b""  # of the transaction header, until it is complete
         self.bad = ""  # what makes it fail when it commits
-        self.positions = array("Q")
-        self.blocks = array("Q")
-        self.infos = array("Q")  # length << 48 | what << 32 | info
-        self.covers = array("Q")  # chunks that a change writes, 0 where there are more than 64
-        self.intents = array("Q")  # kind, id and what follows it in the format, which may be inodes
-        self.owners: dict[int, int] = {}
+        self.changes = array("Q")  # as Changes.commit() takes them
+        self.intents: array[int] | None = None  # kind, id and what follows it in the format, which may be inodes
+        self.owners: dict[int, int] | None = None
         # the item that is being gathered
         self.total = 0
         self.regions: list[list[tuple[int, int, int]]] = []  # of each its pieces: (record, offset, length)
@@ -86,6 +88,8 @@ class Gatherer:
         """The alignments are those of chunks of inodes, in blocks; 0 for none."""
         self.changes = changes
         self.superblock = changes.superblock
+        self._inode_size = self.superblock.inode_size
+        self._device_blocks = min(changes.device_blocks, 1 << 47)  # what goes into a key beside a length
         self._open: dict[int, _Transaction] = {}
         self._pending = 0  # items of open transactions
         self._operations = 0
@@ -99,12 +103,11 @@ class Gatherer:
         """Go through the operations of record `number`, whose body is `data`. Raises: Unreplayable."""
         at, end = 0, len(data)
         unpack = OPERATION.unpack_from
-        self._operations += min(record.operations, end // 12)
-        if self._operations > _MOST_OPERATIONS:
-            raise Unreplayable(f"the log has more than {_MOST_OPERATIONS} operations")
-        for _ in range(record.operations):
-            if at >= end:
-                break
+        self._work(_RECORD + min(record.operations, end // 12))
+        opened, base = self._open, number << 20
+        left = record.operations
+        while left and at < end:
+            left -= 1
             if at + 12 > end:
                 raise Unreplayable(f"an operation of the log record at block {record.block} is cut off")
             tid, length, client, flags = unpack(data, at)
@@ -114,14 +117,34 @@ class Gatherer:
             at = begin + length
             if at > end:
                 raise Unreplayable(f"oh_len is {length} in the log record at block {record.block}")
-            transaction = self._open.get(tid)
+            transaction = opened.get(tid)
             if transaction is None:
                 # without a beginning it is what is left of one whose changes were written back
                 if flags & START:
-                    if len(self._open) >= _MOST_OPEN:
+                    if len(opened) >= _MOST_OPEN:
                         raise Unreplayable(f"the log begins more than {_MOST_OPEN} transactions at once")
-                    self._open[tid] = _Transaction(record.lsn)
+                    self._work(_TRANSACTION)
+                    opened[tid] = _Transaction(record.lsn)
                 continue
+            if not flags and length >= 4 and len(transaction.regions) == transaction.total and transaction.head is None:
+                if transaction.total:
+                    self._finish_item(transaction)
+                # most items stand in a record as a whole
+                total = data[begin + 2] | data[begin + 3] << 8
+                sizes: list[int] = []
+                place = at
+                while len(sizes) < total - 1 and place + 12 <= end:
+                    other, size, client, flags = unpack(data, place)
+                    place += 12 + size
+                    if other != tid or flags or not size or client not in _CLIENTS or place > end:
+                        break
+                    sizes.append(size)
+                if len(sizes) == total - 1 <= left and total <= _MOST_REGIONS and length <= _MOST_REGION:
+                    self._item(transaction, data[begin:at], base | begin - 12, sizes)
+                    at = place
+                    left -= total - 1
+                    continue
+                flags = 0
             flags &= ~END
             if flags & WAS_CONTINUED:
                 flags &= ~CONTINUE
@@ -131,15 +154,20 @@ class Gatherer:
             elif flags == WAS_CONTINUED:
                 self._continued(transaction, number, begin, data, length)
             elif flags == COMMIT:
-                del self._open[tid]
+                del opened[tid]
                 self._commit(transaction)
             elif flags == UNMOUNT:
-                self._pending -= len(transaction.positions)
-                self._intents -= len(transaction.intents) // 4
+                self._pending -= len(transaction.changes) // 4
+                self._intents -= len(transaction.intents or ()) // 4
                 self._hold(transaction, -transaction.held)
-                del self._open[tid]
+                del opened[tid]
             else:
                 raise Unreplayable(f"oh_flags is 0x{flags:x} in the log record at block {record.block}")
+
+    def _work(self, operations: int) -> None:
+        self._operations += operations
+        if self._operations > _MOST_OPERATIONS:
+            raise Unreplayable(f"the log has more than {_MOST_OPERATIONS} operations")
 
     def _hold(self, transaction: _Transaction, units: int) -> None:
         transaction.held += units
@@ -198,103 +226,109 @@ class Gatherer:
         self._hold(transaction, 1)
 
     def _finish_item(self, transaction: _Transaction) -> None:
-        """All regions of an item are there: remember what it changes."""
-        first = transaction.first
-        kind = int.from_bytes(first[:2], "little")
-        changes = self.changes
-        before = len(transaction.positions)
+        """All regions of an item are there."""
+        before = len(transaction.changes)
+        sizes = [sum(piece[2] for piece in pieces) for pieces in transaction.regions[1:]]
+        self._item(transaction, transaction.first, transaction.where, sizes)
+        if transaction.scattered and len(transaction.changes) > before:
+            self.changes.remember_pieces(transaction.where, transaction.regions)
+        transaction.total, transaction.regions, transaction.first = 0, [], b""
+        self._hold(transaction, -transaction.held)
+
+    def _item(self, transaction: _Transaction, first: bytes, where: int, sizes: list[int]) -> None:
+        """Remember what an item changes. `first`: its first region; `sizes`: bytes of the others."""
+        self._operations += 1
+        kind = first[0] | first[1] << 8
+        changes = transaction.changes
+        before = len(changes)
         if kind == BUFFER:
-            self._buffer(transaction, first)
+            self._buffer(transaction, first, where, sizes)
         elif kind == INODE:
-            self._inode(transaction, first)
+            self._inode(transaction, first, where)
         elif kind == ICREATE:
-            self._icreate(transaction, first)
+            self._icreate(transaction, first, where)
         elif kind in INTENTS or kind in ENDS:
             if len(first) < 16:
                 transaction.bad = transaction.bad or f"an intent of the log has {len(first)} bytes"
             else:
-                words = (int.from_bytes(first[at : at + 8], "little") for at in (8, 16, 24))
-                transaction.intents.extend((kind, *words))
+                if transaction.intents is None:
+                    transaction.intents = array("Q")
+                words = _words(first[:32] if len(first) >= 32 else first[:32].ljust(32, b"\0"))
+                transaction.intents.extend((kind, *words[1:]))
                 self._intents += 1
                 if self._intents > _MOST_INTENTS:
                     raise Unreplayable(f"the log has more than {_MOST_INTENTS} intents at once")
         elif kind in (DQUOT, QUOTAOFF):
-            changes.quota += 1
+            self.changes.quota += 1
         else:
             transaction.bad = transaction.bad or f"the log holds an item of an unknown kind, 0x{kind:x}"
-        if len(transaction.positions) > before:
-            self._pending += len(transaction.positions) - before
+        if len(changes) > before:
+            self._pending += (len(changes) - before) // 4
             if self._pending > MOST_ITEMS:
                 raise Unreplayable(f"the log makes more than {MOST_ITEMS} changes")
-            if transaction.scattered:
-                changes.remember_pieces(transaction.where, transaction.regions)
-        transaction.total, transaction.regions, transaction.first = 0, [], b""
-        self._hold(transaction, -transaction.held)
 
-    def _buffer(self, transaction: _Transaction, first: bytes) -> None:
+    def _buffer(self, transaction: _Transaction, first: bytes, where: int, sizes: list[int]) -> None:
         size = len(first)
-        words = int.from_bytes(first[16:20], "little") if size >= 20 else 0
+        words = first[16] | first[17] << 8 | first[18] << 16 | first[19] << 24 if size >= 20 else 0
         if size < 20 or words > 17 or size < 20 + 4 * words:
             transaction.bad = transaction.bad or f"a buffer item of the log has {size} bytes"
             return
-        _, _, flags, length, blkno, _ = BUFFER_FORMAT.unpack_from(first)
+        _, _, flags, length, blkno, _ = _unpack_buffer(first)
         if flags & CANCEL:
-            what, cover = _CANCELLED, 0
+            if blkno >> 47:  # nothing that is there
+                return
+            what, cover = CANCELLED, 0
         else:
             cover = int.from_bytes(first[20 : 20 + 4 * words], "little")
-            what = _UNLINK if flags & INODE_BUFFER else _WRITE
+            what = UNLINK if flags & INODE_BUFFER else WRITE
             if not self._inside(transaction, blkno, length):
                 return
             if cover >> length * 512 // CHUNK:
                 transaction.bad = transaction.bad or f"the log writes beyond the end of the buffer at {blkno}"
                 return
-            sizes = [sum(piece[2] for piece in pieces) for pieces in transaction.regions[1:]]
-            if sum(count for _, count, _ in buffer_writes(first, sizes)) != cover.bit_count():
+            if not _covered(cover, first, sizes):
                 transaction.bad = transaction.bad or f"the log has less of the buffer at {blkno} than it says"
                 return
             if flags & DQUOT_BUFFER:  # nothing that a reader sees; the kernel wants quota to be on for them
                 self.changes.quota += 1
                 return
-        if what == _UNLINK:  # writes but a word in each inode
-            cover = 0
+            if what == UNLINK or cover >> 64:  # writes but a word in each inode
+                cover = 0
         self.changes.buffers += 1
-        transaction.positions.append(transaction.where)
-        transaction.blocks.append(blkno & 0xFFFFFFFFFFFFFFFF)
-        transaction.infos.append(length << 48 | what << 32)
-        transaction.covers.append(cover if cover < 1 << 64 else 0)
+        transaction.changes.extend((where, blkno << 16 | length, what << 32, cover))
 
     def _inside(self, transaction: _Transaction, blkno: int, length: int) -> bool:
-        if blkno >= 0 and 0 < length <= _MOST_BUFFER and blkno + length <= self.changes.device_blocks:
+        if blkno >= 0 and 0 < length <= _MOST_BUFFER and blkno + length <= self._device_blocks:
             return True
         transaction.bad = transaction.bad or f"the log changes {length} blocks at {blkno}, which are not there"
         return False
 
-    def _inode(self, transaction: _Transaction, first: bytes) -> None:
-        layout = {56: INODE_FORMAT, 52: INODE_FORMAT_32}.get(len(first))
-        if layout is None:
-            transaction.bad = transaction.bad or f"an inode item of the log has {len(first)} bytes"
+    def _inode(self, transaction: _Transaction, first: bytes, where: int) -> None:
+        size = len(first)
+        if size not in (56, 52):
+            transaction.bad = transaction.bad or f"an inode item of the log has {size} bytes"
             return
-        _, _, fields, _, _, ino, _, blkno, length, boffset = layout.unpack_from(first)
+        unpack = _unpack_inode if size == 56 else _unpack_inode_32
+        _, _, fields, _, _, ino, _, blkno, length, boffset = unpack(first)
         if not self._inside(transaction, blkno, length):
             return
-        inode_size = self.superblock.inode_size
+        inode_size = self._inode_size
         if boffset < 0 or boffset % inode_size or boffset + inode_size > length * 512:
             transaction.bad = transaction.bad or f"the log has inode {ino} at byte {boffset} of {length * 512}"
             return
         self.changes.inodes += 1
-        transaction.positions.append(transaction.where)
-        transaction.blocks.append(blkno)
         # CORE is always there; without it the info of an inode at 0 could be that of a buffer
         info = boffset // inode_size << 16 | fields & 0x7FF | 1
-        transaction.infos.append(length << 48 | _OTHER << 32 | info)
-        transaction.covers.append(0)
+        transaction.changes.extend((where, blkno << 16 | length, OTHER << 32 | info, 0))
         if fields & 0x600:
+            if transaction.owners is None:
+                transaction.owners = {}
             transaction.owners[ino] = fields & 0x600
             self._owners += 1
             if self._owners > _MOST_OWNERS:
                 raise Unreplayable(f"the log exchanges the extents of more than {_MOST_OWNERS} inodes")
 
-    def _icreate(self, transaction: _Transaction, first: bytes) -> None:
+    def _icreate(self, transaction: _Transaction, first: bytes, where: int) -> None:
         if len(first) < 28:
             transaction.bad = transaction.bad or f"an inode creation of the log has {len(first)} bytes"
             return
@@ -309,15 +343,13 @@ class Gatherer:
         per = self._cluster_blocks
         ratio = sup.block_size // 512
         blkno = (group * sup.ag_blocks + block) * ratio
-        if (per * ratio) > _MOST_BUFFER or blkno + length * ratio > self.changes.device_blocks:
+        if (per * ratio) > _MOST_BUFFER or blkno + length * ratio > self._device_blocks:
             transaction.bad = transaction.bad or f"the log creates inodes at {blkno}, which is not there"
             return
         self.changes.creations += 1
         for index in range(length // per):
-            transaction.positions.append(transaction.where)
-            transaction.blocks.append(blkno + index * per * ratio)
-            transaction.infos.append(per * ratio << 48 | _OTHER << 32)
-            transaction.covers.append(0)
+            place = blkno + index * per * ratio
+            transaction.changes.extend((where, place << 16 | per * ratio, OTHER << 32, 0))
 
     def _commit(self, transaction: _Transaction) -> None:
         if transaction.total:
@@ -327,22 +359,13 @@ class Gatherer:
         if transaction.bad:
             raise Unreplayable(transaction.bad)
         changes = self.changes
-        changes.transactions += 1
-        self._pending -= len(transaction.positions)
-        number = changes.new_transaction(transaction.lsn)
-        positions, blocks, infos = transaction.positions, transaction.blocks, transaction.infos
-        by_order: tuple[list[int], ...] = ([], [], [], [])
-        for index, info in enumerate(infos):
-            by_order[info >> 32 & 3].append(index)
-        for what in _CHANGES:
-            for index in by_order[what]:
-                length = infos[index] >> 48
-                if what == _CANCELLED:
-                    changes.drop(blocks[index], length)
-                else:
-                    info = infos[index] & 0xFFFFFFFF
-                    changes.add(blocks[index], length, number, positions[index], info, transaction.covers[index])
+        self._pending -= len(transaction.changes) // 4
+        changes.commit(transaction.lsn, transaction.changes)
+        if transaction.owners is not None:
+            changes.owners.update(transaction.owners)
         intents = transaction.intents
+        if intents is None:
+            return
         self._intents -= len(intents) // 4
         for kind, name, first, second in zip(intents[::4], intents[1::4], intents[2::4], intents[3::4], strict=True):
             if kind in INTENTS:
@@ -351,7 +374,18 @@ class Gatherer:
                     raise Unreplayable(f"the log leaves more than {_MOST_UNFINISHED} intents unfinished")
             elif changes.intents.get(name, (0,))[0] == ENDS[kind]:
                 del changes.intents[name]
-        changes.owners.update(transaction.owners)
+
+
+def _covered(cover: int, first: bytes, sizes: list[int]) -> bool:
+    """Whether a buffer item has all that it writes: `cover`, the chunks; `sizes`, the bytes of its regions."""
+    if not cover:
+        return True
+    if len(sizes) == 1 and not cover & cover + (cover & -cover):  # one run
+        return sizes[0] // CHUNK >= cover.bit_count()
+    runs = list(map(len, filter(None, f"{cover:b}"[::-1].split("0"))))
+    if [size // CHUNK for size in sizes] == runs:  # a region for each run, as it is written
+        return True
+    return sum(count for _, count, _ in buffer_writes(first, sizes)) == cover.bit_count()
 
 
 def _cluster_size(sup: Superblock, alignment: int) -> int:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from guestkit.errors import Corrupt
+from guestkit.fs.extents import Extents
 from guestkit.fs.xfs import dabtree
 from guestkit.fs.xfs.blocks import DA, REMOTE, Blocks
 from guestkit.fs.xfs.content import REMOTE_HEADER
-from guestkit.fs.xfs.extents import Map, attr_map
+from guestkit.fs.xfs.extents import attr_map
 from guestkit.fs.xfs.inode import LOCAL, Inode
 
 MAX_VALUE = 1 << 16  # bytes
@@ -84,7 +85,7 @@ def attributes(blocks: Blocks, inode: Inode) -> list[Attribute]:
     return found
 
 
-def _leaves(blocks: Blocks, map: Map, ino: int) -> Iterator[tuple[int, bytes]]:
+def _leaves(blocks: Blocks, map: Extents, ino: int) -> Iterator[tuple[int, bytes]]:
     """Yield (number in the fork, bytes) of the leaves, left to right. Raises: Corrupt."""
     raw: dict[int, tuple[int, bytes]] = {}  # of the block that was read last
 
