@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import lzma
-import os
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import manifest
 import pytest
+from kept import Kept
 
 import guestkit.errors
 from guestkit import registry
@@ -20,42 +18,16 @@ from guestkit.fs.xfs.filesystem import Xfs
 from guestkit.fs.xfs.groups import sums
 from guestkit.guest import Guest, open_guest
 
-DATA = Path(__file__).parent.parent / "data" / "xfs"
-NAMES = sorted(path.name.removesuffix(".json") for path in DATA.glob("*.json"))
-MANIFESTS: dict[str, dict[str, Any]] = {}
-
-
-def told(name: str) -> dict[str, Any]:
-    if name not in MANIFESTS:
-        MANIFESTS[name] = json.loads((DATA / f"{name}.json").read_text())
-    return MANIFESTS[name]
-
-
-READABLE = [name for name in NAMES if "tree" in told(name)]
-REFUSED = [name for name in NAMES if "error" in told(name)]
+KEPT = Kept("xfs")
+told = KEPT.told
+READABLE = KEPT.having("tree")
+REFUSED = KEPT.having("error")
 
 
 @pytest.fixture(scope="session")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the raw image of a fixture, decompressed once."""
-    folder = tmp_path_factory.mktemp("xfs")
-
-    def image(name: str) -> Path:
-        path = folder / f"{name}.img"
-        if not path.exists():
-            data = lzma.decompress((DATA / f"{name}.img.xz").read_bytes())
-            zeros = bytes(1 << 16)
-            with path.open("wb") as file:
-                for at in range(0, len(data), 1 << 16):
-                    piece = data[at : at + (1 << 16)]
-                    if piece == zeros[: len(piece)]:
-                        file.seek(len(piece), os.SEEK_CUR)
-                    else:
-                        file.write(piece)
-                file.truncate(len(data))
-        return path
-
-    return image
+    return functools.partial(KEPT.image, place=tmp_path_factory.mktemp("xfs"))
 
 
 def opened(guest: Guest, name: str, options: dict[str, str] | None = None) -> FileSystem:
@@ -88,7 +60,7 @@ def test_groups_add_up_to_what_the_kernel_left_in_the_superblock(name: str, unpa
         assert sums(fs.blocks)[:3] == (sup.free_blocks, sup.inode_count, sup.free_inodes)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if told(name).get("lookups")])
+@pytest.mark.parametrize("name", [name for name in KEPT.names if told(name).get("lookups")])
 def test_other_spellings_are_found_in_folding_directories(name: str, unpacked: Callable[[str], Path]) -> None:
     with open_guest(unpacked(name), format="raw") as guest:
         fs = guest.filesystem("/dev/sda")
@@ -116,8 +88,7 @@ def test_what_is_not_read_is_refused_by_name(name: str, unpacked: Callable[[str]
 
 def test_fixtures_are_all_there() -> None:
     """Each image has its manifest, and each manifest its image; the list does not become empty unseen."""
-    images = sorted(path.name.removesuffix(".img.xz") for path in DATA.glob("*.img.xz"))
-    assert images == NAMES
+    assert KEPT.images() == KEPT.names
     assert len(READABLE) >= 23
     assert len(REFUSED) >= 3
 
