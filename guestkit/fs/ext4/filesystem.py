@@ -57,11 +57,20 @@ class Ext4(FileSystem):
 
     root = ROOT_INO
 
-    def __init__(self, device: Source, superblock: Superblock, sb_block: int, state: State, limits: Limits) -> None:
-        """`sb_block`: the block of the superblock copy in use."""
+    def __init__(
+        self,
+        device: Source,
+        superblock: Superblock,
+        sb_block: int,
+        state: State,
+        limits: Limits,
+        taken: tuple[int, int] = (0, 0),
+    ) -> None:
+        """`sb_block`: the block of the superblock copy in use; `taken`: clusters and inodes that no group counts."""
         super().__init__()
         self.superblock = superblock
         self.state = state
+        self._taken = taken
         self.kind = superblock.kind
         self.label = superblock.label.decode("utf-8", "surrogateescape")
         digits = superblock.uuid.hex()
@@ -323,7 +332,7 @@ class Ext4(FileSystem):
                 size = self.table.read(self.superblock.journal_inum, special=True).size
             except GuestkitError as error:
                 self.damage.add("journal inode", error)
-        return statvfs(self.superblock, self.groups, size)
+        return statvfs(self.superblock, self.groups, size, self._taken)
 
     def details(self) -> dict[str, object]:
         sup = self.superblock
