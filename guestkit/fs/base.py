@@ -181,12 +181,14 @@ def whole(work: Generator[None, None, T]) -> T:
 SKIPPED = (Corrupt, NotADirectory, NotFound, SourceError, Unsupported)
 
 
-def gathered(batches: Iterable[list[RawEntry]]) -> Iterator[list[RawEntry]]:
-    """Yield the entries of `batches` in lists that grow up to _BATCH, so that the first come soon.
+def gathered(
+    batches: Iterable[list[RawEntry]], first: int = _BATCH >> 6, largest: int = _BATCH
+) -> Iterator[list[RawEntry]]:
+    """Yield the entries of `batches` in lists that grow from `first` up to `largest`, so that the first come soon.
 
     Raises: what `batches` raises, after everything before it has been yielded.
     """
-    most = _BATCH >> 6
+    most = min(first, largest)
     held: list[RawEntry] = []
     try:
         for batch in batches:
@@ -194,7 +196,7 @@ def gathered(batches: Iterable[list[RawEntry]]) -> Iterator[list[RawEntry]]:
             if len(held) >= most:
                 yield held
                 held = []
-                most = min(most * 4, _BATCH)
+                most = min(most * 4, largest)
     except GuestkitError:
         if held:
             yield held

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from typing import Any
 
 from guestkit.errors import NotADirectory, NotFound
 from guestkit.fs.base import Stat
@@ -14,6 +16,8 @@ from guestkit.source import Source
 
 _SECOND = 1_000_000_000
 _CHUNK = 1 << 20
+_MANY = 64  # names that may be worth a listing
+_NAME = 256  # bytes of a directory for each of them, so that there are few others
 
 
 class Metadata(Handle):
@@ -47,15 +51,29 @@ class Metadata(Handle):
         """As lstatnslist, times in seconds. Raises: GuestfsError."""
         return [_old(status) for status in self._statuses(path, list(names))]
 
-    def _statuses(self, path: str, names: list[str]) -> list[Stat]:
+    def _statuses(self, path: str, names: list[str]) -> Iterator[Stat]:
         directory = self._node(path)
-        found = []
-        for name in self._names(names):
+        wanted = self._names(names)
+        known = self._listed(directory, wanted) if len(wanted) >= _MANY else {}
+        for name in wanted:
             try:
-                found.append(self._table.stat(self._child(directory, name)))
+                told = known.get(name)
+                yield Stat(*told) if told else self._table.stat(self._child(directory, name))
             except OSError as error:  # libguestfs marks whatever cannot be asked
                 self._say(f"lstatnslist: {path}: {name!r}: {error}")
-                found.append(_MISSING)
+                yield _MISSING
+
+    def _listed(self, directory: int, names: list[bytes]) -> dict[bytes, tuple[Any, ...]]:
+        """What a listing tells of many names, cheaper than looking each up; {} where most of its names are others."""
+        wanted = set(names)
+        found: dict[bytes, tuple[Any, ...]] = {}
+        try:
+            if self._table.stat(directory).size <= _NAME * len(names):
+                for entry in self._table.scan_stat(directory):
+                    if entry.stat is not None and entry.name in wanted:
+                        found.setdefault(entry.name, tuple(entry.stat))  # which the garbage collector may forget
+        except OSError:  # what it did not come to is looked up, and refused by itself
+            pass
         return found
 
     @api(syscall="path")

@@ -60,6 +60,35 @@ def test_tree_after_fast_commits_is_what_the_kernel_shows(name: str) -> None:
             key = fs.lookup(key, part.encode("latin-1")) if part != "." else key
 
 
+@pytest.mark.parametrize(
+    ("name", "free", "inodes", "grown"),
+    [
+        ("fast-commit", 18408, 6113, 0),
+        ("fast-names", 23503, 7724, 0),
+        ("fast-tree", 23616, 7733, 2),
+        ("fast-links", 5568, 8159, 0),
+    ],
+)
+def test_free_blocks_and_inodes_after_fast_commits_are_those_of_the_kernel(
+    name: str, free: int, inodes: int, grown: int
+) -> None:
+    """`free`, `inodes`: the kernel's figures; `grown`: blocks that only its replay gives to a directory's index."""
+    figures = ext4.open([BytesSource(image(name))], Limits(), {}).statvfs()
+    assert (figures.bfree - grown, figures.ffree) == (free, inodes)
+
+
+def test_wild_block_counts_in_fast_commits_leave_the_figures_within_the_filesystem() -> None:
+    place, count, size = fast_area("fast-commit")
+    data = image("fast-commit")
+    tid = int.from_bytes(data[place + 8 : place + 12], "little")
+    value = bytearray(next(tag.value for tag in fast_tags("fast-commit") if tag.kind == INODE))
+    value[4 + 26 : 4 + 32] = b"\1\0\xff\xff\xff\xff"  # i_links_count, i_blocks_lo
+    changed = block_of((INODE, bytes(value)), tid=tid, size=size).ljust(count * size, b"\0")
+    fs = ext4.open([Overlay(BytesSource(data), [Patch(place, len(changed), BytesSource(changed), 0)])], Limits(), {})
+    assert fs.state.kind == "replayed"
+    assert (fs.statvfs().bfree, fs.statvfs().bavail) == (0, 0)
+
+
 def test_fixtures_hold_every_kind_of_tag() -> None:
     kinds = {tag.kind for name in IMAGES for tag in fast_tags(name)}
     assert kinds == {ADD_RANGE, DEL_RANGE, CREATE, LINK, UNLINK, INODE}

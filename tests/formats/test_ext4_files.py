@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import struct
 from pathlib import Path
@@ -10,7 +11,17 @@ from pathlib import Path
 import pytest
 from ext4_images import content, debugfs, make, path, reader, run
 
-from guestkit.errors import Corrupt, InvalidArgument, IsADirectory, NeedKey, NoAttribute, NotFound
+from guestkit.checksum import crc32c
+from guestkit.errors import (
+    Corrupt,
+    GuestkitError,
+    InvalidArgument,
+    IsADirectory,
+    NeedKey,
+    NoAttribute,
+    NotFound,
+)
+from guestkit.fs.ext4.filesystem import Ext4
 from guestkit.fs.ext4.xattr import Attribute, entry_hashes, kernel_value
 
 pytestmark = pytest.mark.tool("mke2fs", "debugfs")
@@ -283,3 +294,84 @@ def test_kernel_shows_the_same(tmp_path: Path, options: tuple[str, ...]) -> None
         assert seen == 330
     finally:
         run("umount", str(mount))
+
+
+def _records(fs: Ext4, dice: random.Random, inos: list[int]) -> list[bytes]:
+    """A record for each of `inos`: mostly usual ones, their checksums mostly good."""
+    records = []
+    for ino in inos:
+        raw = bytearray(256)
+        mode = dice.choice((0o100644, 0o100644, 0o40755, 0o120777, 0o20600, 0o10644, 0o140755, 0, 0o150000))
+        struct.pack_into("<HHI", raw, 0, mode, dice.randrange(1 << 16), dice.randrange(1 << 32))
+        for seconds, extra in ((0x8, 0x8C), (0x10, 0x88), (0xC, 0x84), (0x90, 0x94)):
+            later = dice.choice((0, 0, 0, 0, 0, 0, 0, 1, 3))
+            struct.pack_into("<i", raw, seconds, dice.randrange(-(1 << 28), 1 << 31))
+            struct.pack_into("<I", raw, extra, dice.randrange(NS) << 2 | later)
+        struct.pack_into("<HHII", raw, 0x18, dice.randrange(1 << 16), dice.choice((1, 1, 1, 2, 65535, 0)), 8, 0x80000)
+        raw[0x64:0x68] = dice.randbytes(4)
+        odd = dice.randrange(40)
+        if odd < 8:  # i_flags, i_size_high, i_blocks_hi, i_uid_high, i_gid_high, ..., i_block
+            at, length = ((0x20, 4), (0x6C, 4), (0x74, 2), (0x78, 2), (0x7A, 2), (0x20, 4), (40, 8), (0x9C, 40))[odd]
+            raw[at : at + length] = dice.randbytes(length)
+        struct.pack_into("<H", raw, 0x80, dice.choice((32, 32, 32, 32, 24, 128, 4, 20, 0, 130, 200)))
+        seed = crc32c(struct.pack("<I", ino) + raw[0x64:0x68], fs.superblock.checksum_seed)
+        total = crc32c(raw, seed) ^ (dice.randrange(8) == 0)
+        raw[0x7C:0x7E] = (total & 0xFFFF).to_bytes(2, "little")
+        if int.from_bytes(raw[0x80:0x82], "little") >= 4:
+            raw[0x82:0x84] = (total >> 16).to_bytes(2, "little")
+        records.append(bytes(256) if dice.randrange(50) == 0 else bytes(raw))
+    return records
+
+
+def test_inodes_decoded_together_are_as_each_by_itself(tmp_path: Path) -> None:
+    fs = reader(make(tmp_path / "i.img", "4M", "-t", "ext4", "-I", "256"))
+    dice = random.Random(1)
+    usual = 0
+    for count in (8, 9, 31, 256, 256, 256, 256):
+        inos = [dice.randrange(11, 1000) for _ in range(count)]
+        records = _records(fs, dice, inos)
+        alone: dict[int, GuestkitError] = {}
+        told: dict[int, GuestkitError] = {}
+        expected = [fs.table._decode_one(ino, raw, alone.__setitem__) for ino, raw in zip(inos, records, strict=True)]
+        assert fs.table._decode_many(inos, records, told.__setitem__) == expected
+        assert {ino: str(error) for ino, error in told.items()} == {ino: str(error) for ino, error in alone.items()}
+        usual += sum(status is not None for status in expected)
+    assert 300 < usual < 1000
+
+
+def test_stats_come_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(300):
+        (tree / f"file-{number}").write_bytes(b"x" * number)
+    fs = reader(make(tmp_path / "i.img", "8M", "-t", "ext4", "-I", "256", "-N", "400", tree=tree))
+    last = fs.superblock.inodes_count
+    inos = [entry.ino for entry in fs.scan(fs.root)]
+    random.Random(2).shuffle(inos)
+    inos[7:7] = [inos[200], 2, last + 1, inos[201], 5, inos[200], 0xFFFFFFFF]  # 5 is a reserved one
+    told: dict[int, GuestkitError] = {}
+    found = [status for piece in fs.table.stat_pieces(inos, 64, told.__setitem__) for status in piece]
+    assert set(told) == {last + 1, 5, 0xFFFFFFFF} and all(isinstance(error, NotFound) for error in told.values())
+    assert found == [None if ino in told else fs.stat(ino) for ino in inos]
+
+
+def test_no_more_records_are_held_than_fit_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tmp_path / "tree"
+    (tree / "large").mkdir(parents=True)
+    for number in range(1500):
+        (tree / "large" / f"name-{number}").touch()
+        if number % 100 == 0:
+            (tree / f"small-{number}").mkdir()
+            (tree / f"small-{number}" / "file").touch()
+    image = make(tmp_path / "i.img", "16M", "-t", "ext4", "-I", "256", tree=tree)
+    wanted = sorted(reader(image).walk())
+    monkeypatch.setattr("guestkit.fs.ext4.inode._HELD_BYTES", 100 * 256)
+    fs = reader(image)
+    held: list[int] = []
+    gather = fs.table._gather
+    monkeypatch.setattr(fs.table, "_gather", lambda inos, *rest: (held.append(len(inos)), gather(inos, *rest))[1])
+    assert sorted(fs.walk()) == wanted
+    entries = list(fs.scan_stat(path(fs, b"large")))
+    assert len(entries) == 1500
+    assert [entry for entry, _ in entries] == list(fs.scan(path(fs, b"large")))
+    assert max(held) <= 100

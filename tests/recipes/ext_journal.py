@@ -177,7 +177,7 @@ def dirty(recipe: Any, ext3: str, ext4: str, ext4_new: str) -> list[Any]:
         one("dirty-wrapped", ext4, wrapped),
         one("dirty-async-commit", ext4, changes, options=",journal_async_commit,data=writeback"),
         one("dirty-checksum-ext3", ext3, changes, options=",journal_checksum"),
-        one("dirty-fast-commit", ext4 + ",fast_commit", small_steps, 4096, megabytes=12, free=False, clocked=("",)),
+        one("dirty-fast-commit", ext4 + ",fast_commit", small_steps, 4096, megabytes=12, clocked=("",)),
         *(
             recipe(
                 f"dirty-synthetic-v{version or 1}",

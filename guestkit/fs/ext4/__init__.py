@@ -37,6 +37,7 @@ def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) 
     superblock, offset = _find_superblock(device, options.get("sb"), damage)
     skip = any(options.get(name, "no").lower() not in _OFF[1:] for name in ("noload", "norecovery"))
     state = State()
+    taken = (0, 0)
     if superblock.blocks_count * superblock.block_size > device.size:
         damage.add("superblock", f"the filesystem has {superblock.blocks_count} blocks, the device is smaller")
     # a backup does not say whether the journal is in use
@@ -44,9 +45,9 @@ def open(sources: Sequence[Source], limits: Limits, options: Mapping[str, str]) 
         if skip:
             state = State("dirty-not-replayed", "recovery was switched off")
         else:
-            device, state = _recover(device, superblock, offset, limits, damage)
+            device, state, taken = _recover(device, superblock, offset, limits, damage)
             superblock = parse_superblock(device.read(offset, SIZE))
-    fs = Ext4(device, superblock, offset // superblock.block_size, state, limits)
+    fs = Ext4(device, superblock, offset // superblock.block_size, state, limits, taken)
     for problem in damage.first():
         fs.damage.add(*problem)
     return fs
@@ -137,13 +138,14 @@ def _fast_commits(recovery: Recovery, device: Source, offset: int, limits: Limit
 
 def _recover(
     device: Source, superblock: Superblock, offset: int, limits: Limits, damage: Problems
-) -> tuple[Source, State]:  # fmt: skip
+) -> tuple[Source, State, tuple[int, int]]:  # fmt: skip
+    """Return the device as it is after recovery, how that went, and what it took: Recovery.taken."""
     if not superblock.has_journal:
-        return device, State("dirty-not-replayed", "the journal that it needs is not there")
+        return device, State("dirty-not-replayed", "the journal that it needs is not there"), (0, 0)
     if not superblock.journal_inum:
         if superblock.needs_recovery:
             raise Unsupported("ext journal on another device (external journal) that needs recovery")
-        return device, State()
+        return device, State(), (0, 0)
     from guestkit.fs.ext4.journal import recover
 
     try:
@@ -156,7 +158,7 @@ def _recover(
     except GuestkitError as error:
         error.within("journal")
         damage.add("journal", error)
-        return device, State("dirty-not-replayed", str(error))
+        return device, State("dirty-not-replayed", str(error)), (0, 0)
     for problem in recovery.problems:
         damage.add("journal", problem)
-    return resolve(recovery.source), recovery.state
+    return resolve(recovery.source), recovery.state, recovery.taken

@@ -3,7 +3,8 @@
 Specification: Documentation/filesystems/ext4/journal.rst "Fast Commits". What the kernel's replay writes into inode
 tables, extent trees and directories is made here in memory: inodes are patched where they stand, a changed
 directory is written anew without its hash index, and blocks that are missing for that are taken from the journal
-itself, which nothing reads any more. Bitmaps and counters are not brought up to date. The kernel stamps changed
+itself, which nothing reads any more. Bitmaps and the counters of groups stay as they were; what the changes take is
+told besides, but for blocks by which the kernel's replay lets a directory's index grow. The kernel stamps changed
 directories with the time of its replay; here they keep theirs. Refused, and then reported by the state: changes to
 inline, indirectly mapped or very large directories.
 """
@@ -23,6 +24,7 @@ from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.extents import ExtentTree
 from guestkit.fs.ext4.groups import Groups
+from guestkit.fs.ext4.inode import HUGE_FILE_FL
 from guestkit.fs.ext4.journal import Recovery
 from guestkit.fs.ext4.superblock import Superblock
 from guestkit.limits import Limits
@@ -116,7 +118,7 @@ def apply(recovery: Recovery, device: Source, superblock: Superblock, sb_block: 
         raise
     except GuestkitError as error:
         return _left_out(recovery, f"fast commits not replayed, {len(tags)} tags: {error}")
-    return replace(recovery, source=Overlay(recovery.source, patches), fast=())
+    return replace(recovery, source=Overlay(recovery.source, patches), fast=(), taken=replay.taken())
 
 
 def _left_out(recovery: Recovery, text: str) -> Recovery:
@@ -142,6 +144,7 @@ class _Replay:
         self._size = blocks.block_size
         self._scratch = list(reversed(scratch))
         self._inodes: dict[int, bytearray] = {}
+        self._used: list[int] = [0, 0]  # 512-byte sectors and inodes, by those of `_inodes` as they were found
         self._extents: dict[int, list[tuple[int, int, int]]] = {}  # (logical, physical, count) ascending
         self._changed: set[int] = set()  # inodes whose extents changed
         self._directories: dict[int, _Directory] = {}
@@ -183,7 +186,27 @@ class _Replay:
         raw = self._inodes.get(ino)
         if raw is None:
             raw = self._inodes[ino] = bytearray(self._source.read(self._place(ino), self._super.inode_size))
+            self._count(raw, self._used)
         return raw
+
+    def _count(self, raw: bytearray, used: list[int]) -> None:
+        """Add what an inode uses to `used`."""
+        if not int.from_bytes(raw[:2], "little") or not _links(raw):
+            return
+        sectors = int.from_bytes(raw[28:32], "little")
+        if self._super.ro_compat & f.HUGE_FILE:
+            sectors |= int.from_bytes(raw[116:118], "little") << 32
+            if _flags(raw) & HUGE_FILE_FL:
+                sectors *= self._size >> 9
+        used[0] += sectors
+        used[1] += 1
+
+    def taken(self) -> tuple[int, int]:
+        """(clusters, inodes) that are in use after all changes and were not before; below 0: they were freed."""
+        now = [0, 0]
+        for raw in self._inodes.values():
+            self._count(raw, now)
+        return (now[0] - self._used[0]) // (self._super.cluster_size >> 9), now[1] - self._used[1]
 
     def _in_use(self, ino: int) -> bool:
         raw = self._inode(ino)

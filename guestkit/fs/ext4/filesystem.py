@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat as _stat
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from guestkit.errors import (
     Corrupt,
@@ -35,7 +36,7 @@ from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.content import file_source, inline_data, inline_source, is_inline, mapping
 from guestkit.fs.ext4.groups import Groups
-from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Found, Inode, InodeTable
+from guestkit.fs.ext4.inode import EA_INODE_FL, ENCRYPT_FL, ROOT_INO, Inode, InodeTable
 from guestkit.fs.ext4.listing import Directories, Raw
 from guestkit.fs.ext4.statfs import statvfs
 from guestkit.fs.ext4.superblock import Superblock
@@ -45,7 +46,9 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
-_PIECE = 32  # inodes that scan_small() decodes before it pauses
+_FIRST = 1024  # entries of a directory that are listed first; up to 16 times as many of a huge one
+_COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
+_PIECE = 32  # the same before scan_small() pauses
 _TOGETHER = 64  # directories that a walk lists together
 
 
@@ -54,11 +57,20 @@ class Ext4(FileSystem):
 
     root = ROOT_INO
 
-    def __init__(self, device: Source, superblock: Superblock, sb_block: int, state: State, limits: Limits) -> None:
-        """`sb_block`: the block of the superblock copy in use."""
+    def __init__(
+        self,
+        device: Source,
+        superblock: Superblock,
+        sb_block: int,
+        state: State,
+        limits: Limits,
+        taken: tuple[int, int] = (0, 0),
+    ) -> None:
+        """`sb_block`: the block of the superblock copy in use; `taken`: clusters and inodes that no group counts."""
         super().__init__()
         self.superblock = superblock
         self.state = state
+        self._taken = taken
         self.kind = superblock.kind
         self.label = superblock.label.decode("utf-8", "surrogateescape")
         digits = superblock.uuid.hex()
@@ -92,38 +104,53 @@ class Ext4(FileSystem):
                 yield _new(DirEntry, entry)
 
     def scan_stat(self, directory: int, cookie: int = 0) -> Iterator[tuple[DirEntry, Stat | None]]:
-        for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
-            stats = self._stats({entry[1] for entry in batch})
-            for entry in batch:
-                yield _new(DirEntry, entry), stats[entry[1]]
+        for entries, stats in self.scan_lists(directory, cookie):
+            yield from zip(map(_new, repeat(DirEntry), entries), stats, strict=True)
+
+    def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[Raw], list[Stat | None]]]:
+        for batch in self._batches(directory, cookie):
+            at = 0
+            for stats in self._stats([entry[1] for entry in batch]):
+                yield batch[at : at + len(stats)], stats
+                at += len(stats)
 
     def scan_small(self, directories: Sequence[int]) -> Small:
         plain = yield from self._together.entries(directories)
-        found = Found({}, {})
-        yield from self.table.stat_pieces({entry[1] for entries in plain.values() for entry in entries}, found, _PIECE)
-        return plain, self._told(found)
+        found: dict[int, Stat | None] = {}
+        inos = list({entry[1] for entries in plain.values() for entry in entries})
+        at = 0
+        for stats in self._stats(inos, _PIECE):
+            found.update(zip(inos[at:], stats, strict=False))
+            at += len(stats)
+            yield
+        return plain, found
 
-    def _batches(self, directory: int) -> Iterator[list[Raw]]:
-        yield from self._directories.batches(self._directories.open(directory))
+    def _batches(self, directory: int, cookie: int = 0) -> Iterator[list[Raw]]:
+        opened = self._directories.open(directory)
+        # the inodes of a few of very many names lie so far apart that each costs a read
+        first = min(max(_FIRST, opened.inode.size >> 9), _FIRST << 4)
+        yield from gathered(self._directories.batches(opened, cookie), first, self.table.most)
 
-    def _stats(self, inos: set[int]) -> dict[int, Stat | None]:
-        """The stat of each inode; None, and a problem, where stat() would raise."""
-        return self._told(self.table.stat_many(inos))
+    def _stats(self, inos: Sequence[int], column: int = _COLUMN) -> Iterator[list[Stat | None]]:
+        """The stat of each of `inos`, `column` at a time; None, and a problem, where stat() would raise."""
+        most = self.table.most
+        for at in range(0, len(inos), most):
+            for stats in self.table.stat_pieces(inos[at : at + most], column, self._failed):
+                yield self._shown(stats) if self._encrypts else stats
 
-    def _told(self, found: Found) -> dict[int, Stat | None]:
-        if not found.bad and not self._encrypts:
-            return found.stats
-        for ino, error in found.bad.items():
-            self.damage.add(f"inode {ino}", error)
-            found.stats[ino] = None
-        for ino, status in found.stats.items() if self._encrypts else ():
+    def _failed(self, ino: int, error: GuestkitError) -> None:
+        self.damage.add(f"inode {ino}", error)
+
+    def _shown(self, stats: list[Stat | None]) -> list[Stat | None]:
+        """`stats` with the sizes that links have as they are shown."""
+        for slot, status in enumerate(stats):
             if status is not None and _stat.S_ISLNK(status.mode):
                 try:
-                    found.stats[ino] = self.stat(ino)
-                except SKIPPED as problem:
-                    self.damage.add(f"inode {ino}", problem)
-                    found.stats[ino] = None
-        return found.stats
+                    stats[slot] = self.stat(status.ino)
+                except SKIPPED as error:
+                    self._failed(status.ino, error)
+                    stats[slot] = None
+        return stats
 
     def walk(
         self, directory: int | None = None, failed: Failed | None = None
@@ -134,27 +161,36 @@ class Ext4(FileSystem):
         while pending:
             group = pending[-_TOGETHER:]
             del pending[-_TOGETHER:]
-            plain = whole(self._together.entries([current for _, current in group]))
-            together = self._stats({entry[1] for entries in plain.values() for entry in entries})
-            for prefix, current in group:
-                entries = plain.get(current)
-                batches = gathered(self._batches(current)) if entries is None else (entries,)
-                try:
-                    for batch in batches:
-                        if not batch:
-                            continue
-                        stats = together if entries is not None else self._stats({entry[1] for entry in batch})
-                        for name, ino, _, _ in batch:
-                            path = prefix + name
-                            status = stats[ino]
-                            yield path, ino, status
-                            is_directory = (
-                                status is not None and status[1] & 0xF000 == 0x4000
-                            )  # whatever its entry says
-                            if is_directory and self.enters(ino, path, entered, failed):
-                                pending.append((path + b"/", ino))
-                except SKIPPED as error:
-                    self.passed_over(current, prefix, error, failed)
+            for paths, inos in self._listed(group, failed):
+                at = 0
+                for stats in self._stats(inos):
+                    names, keys = paths[at : at + len(stats)], inos[at : at + len(stats)]
+                    at += len(stats)
+                    yield from zip(names, keys, stats, strict=True)
+                    for path, ino, status in zip(names, keys, stats, strict=True):
+                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
+                        if is_directory and self.enters(ino, path, entered, failed):
+                            pending.append((path + b"/", ino))
+
+    def _listed(self, group: list[tuple[bytes, int]], failed: Failed | None) -> Iterator[tuple[list[bytes], list[int]]]:
+        """The paths and inodes of what the directories of `group`, (prefix, inode) each, hold."""
+        plain = whole(self._together.entries([current for _, current in group]))
+        paths: list[bytes] = []
+        inos: list[int] = []
+        for prefix, current in group:
+            entries = plain.get(current)
+            if entries is not None:
+                paths += [prefix + entry[0] for entry in entries]
+                inos += [entry[1] for entry in entries]
+        others = [(prefix, current) for prefix, current in group if current not in plain]
+        del plain
+        yield paths, inos
+        for prefix, current in others:
+            try:
+                for batch in self._batches(current):
+                    yield [prefix + entry[0] for entry in batch], [entry[1] for entry in batch]
+            except SKIPPED as error:
+                self.passed_over(current, prefix, error, failed)
 
     # contents
 
@@ -296,7 +332,7 @@ class Ext4(FileSystem):
                 size = self.table.read(self.superblock.journal_inum, special=True).size
             except GuestkitError as error:
                 self.damage.add("journal inode", error)
-        return statvfs(self.superblock, self.groups, size)
+        return statvfs(self.superblock, self.groups, size, self._taken)
 
     def details(self) -> dict[str, object]:
         sup = self.superblock

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 from guestkit.checksum import crc32c, crc32c_extend
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Stat
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
-from guestkit.fs.ext4.columns import USABLE, Form, stats_of
+from guestkit.fs.ext4.columns import USABLE, Form, form_of, stats_of
 from guestkit.fs.ext4.groups import Groups
 from guestkit.layout import Layout
 
@@ -74,17 +73,14 @@ _RUN_BYTES = 1 << 18  # of records that one bulk read takes at most
 _LONG_RUN = 1024  # inodes, wanted or not, where they are small enough for that
 _SHORT_RUN = 64  # the same where fewer than one in _SPARSE is wanted
 _SPARSE = 16
+_HELD_BYTES = 1 << 24  # of records that are held for one listing
 _RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
 _FEW = 8  # fewer inodes are decoded one by one
-_COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 
 
-class Found(NamedTuple):
-    """What stat_many() gives: one of the two for each inode."""
-
-    stats: dict[int, Stat | None]
-    bad: dict[int, GuestkitError]
+# is told of an inode that has no stat: (inode, what read() raises)
+Failed = Callable[[int, GuestkitError], None]
 
 
 class Inode:
@@ -133,14 +129,14 @@ class InodeTable:
         self._large_dir = bool(sup.incompat & f.LARGEDIR)
         self._casefold = bool(sup.incompat & f.CASEFOLD)
         self._long_run = max(1, min(_LONG_RUN, _RUN_BYTES // sup.inode_size))
+        self.most = max(1, _HELD_BYTES // sup.inode_size)  # inodes whose records are held together
+        self._blank = bytes(sup.inode_size)
         self._most_recent = _RECENT_BYTES // (sup.inode_size + 512)
         self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
         self._form: Form | None = None
         if USABLE and sup.inode_size > 128:
             extend = crc32c_extend() if sup.metadata_csum else None
-            self._form = Form(
-                sup.inode_size, sup.block_size, _UNUSUAL, self._huge, sup.checksum_seed ^ 0xFFFFFFFF, extend
-            )
+            self._form = form_of(sup.inode_size, sup.block_size, _UNUSUAL, self._huge, sup.checksum_seed, extend)
 
     def seed(self, inode: Inode) -> int:
         """The checksum seed of what belongs to an inode."""
@@ -181,48 +177,55 @@ class InodeTable:
         inode = self.read(ino)
         return inode.raw, inode.stat
 
-    def stat_many(self, inos: set[int]) -> Found:
-        """Return the stat of each inode, or the error that read() raises for it; neighbours are read together.
+    def stat_pieces(self, inos: Sequence[int], column: int, failed: Failed) -> Iterator[list[Stat | None]]:
+        """Yield the stat of each of `inos` in their order, `column` at a time; None where `failed` is told why.
 
+        Neighbours in the tables are read together. All reading is done before the first stat, and all records are
+        held, so `inos` are no more than `most`. An empty list is a pause.
         Raises: WouldBlock.
         """
-        found = Found({}, {})
-        for _ in self.stat_pieces(inos, found, _COLUMN):
-            pass
-        return found
+        # decoded in the order of the tables, the inodes of a huge directory would have left the processor's cache when
+        # the listing comes to them, and be so many objects for the garbage collector to go through
+        records = [self._blank] * len(inos)
+        for _ in self._gather(inos, records, failed):
+            yield []
+        for at in range(0, len(inos), column):
+            yield self._decode_many(inos[at : at + column], records[at : at + column], failed)
 
-    def stat_pieces(self, inos: set[int], found: Found, column: int) -> Iterator[None]:
-        """As stat_many, into `found`, with a pause after every `column` inodes at the latest."""
-        stats, bad = found
-        ordered = sorted(inos)
-        first, last = self._first_ino, self._super.inodes_count
-        begin, end = bisect_left(ordered, first), bisect_right(ordered, last)
-        for ino in (*ordered[:begin], *ordered[end:]):
-            if ino == ROOT_INO:
-                self._one_by_one([ino], stats, bad)
+    def _gather(self, inos: Sequence[int], records: list[bytes], failed: Failed) -> Iterator[None]:
+        """Read the record of each of `inos` to its place in `records`; leave blank what `failed` is told."""
+        places = sorted(range(len(inos)), key=inos.__getitem__)
+        ordered = [inos[place] for place in places]
+        size, per_group = self._size, self._per_group
+        begin, end = bisect_left(ordered, self._first_ino), bisect_right(ordered, self._super.inodes_count)
+        for place in (*places[:begin], *places[end:]):
+            if inos[place] == ROOT_INO:
+                self._read_one(place, ROOT_INO, records, failed)
             else:
-                bad[ino] = NotFound(f"inode {ino} is none that can be reached")
-        per_group = self._per_group
+                failed(inos[place], NotFound(f"inode {inos[place]} is none that can be reached"))
         while begin < end:
             low = ordered[begin]
             limit = (low - 1) // per_group * per_group + per_group + 1  # the next group's table stands elsewhere
             stop = bisect_left(ordered, min(limit, low + self._long_run), begin, end)
             if (ordered[stop - 1] - low) > (stop - begin) * _SPARSE:
                 stop = bisect_left(ordered, min(limit, low + min(_SHORT_RUN, self._long_run)), begin, stop)
-            members = ordered[begin:stop]
-            begin = stop
             try:
-                data = self._read_run(low, members[-1])
+                data = self._read_run(low, ordered[stop - 1])
             except (Corrupt, SourceError):  # some of them may be there all the same
-                self._one_by_one(members, stats, bad)
-                yield
-                continue
-            for at in range(0, len(members), column):
-                part = members[at : at + column]
-                if self._form is not None and len(part) >= _FEW:
-                    part = self._decode_columns(self._form, data, low, part, stats)
-                self._decode_each(data, low, part, stats, bad)
-                yield
+                for index in range(begin, stop):
+                    self._read_one(places[index], ordered[index], records, failed)
+            else:
+                for place, ino in zip(places[begin:stop], ordered[begin:stop], strict=True):
+                    at = (ino - low) * size
+                    records[place] = data[at : at + size]
+            begin = stop
+            yield
+
+    def _read_one(self, place: int, ino: int, records: list[bytes], failed: Failed) -> None:
+        try:
+            records[place] = self._read_run(ino, ino)
+        except (Corrupt, SourceError) as error:
+            failed(ino, error.within(f"inode {ino}"))
 
     def _read_run(self, first: int, last: int) -> bytes:
         """The records of the inodes from `first` to `last`, all of one group. Raises: Corrupt, SourceError."""
@@ -230,48 +233,30 @@ class InodeTable:
         start = self._groups.inode_table(group) * self._block_size + index * self._size
         return self._blocks.device.read(start, (last - first + 1) * self._size)
 
-    def _decode_columns(
-        self, form: Form, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None]
-    ) -> list[int]:  # fmt: skip
-        """Decode those of `members` that are usual; return the others. `base`: the first inode in `data`."""
-        size, start = self._size, base * self._size
-        if members[-1] - members[0] == len(members) - 1:
-            records = data[members[0] * size - start : (members[-1] + 1) * size - start]
-        else:
-            records = b"".join([data[at : at + size] for at in [ino * size - start for ino in members]])
-        found = stats_of(records, members, form)
-        stats.update(zip(members, found, strict=True))
+    def _decode_many(self, inos: Sequence[int], records: Sequence[bytes], failed: Failed) -> list[Stat | None]:
+        """The stat of each of `inos`, whose records are `records`; those that are usual, together."""
+        if self._form is None or len(inos) < _FEW:
+            return [self._decode_one(ino, raw, failed) for ino, raw in zip(inos, records, strict=True)]
+        stats, left, special = stats_of(records, inos, self._form)
+        for slot in left:
+            stats[slot] = self._decode_one(inos[slot], records[slot], failed)
         recent = self._recent
-        if len(recent) + len(members) > self._most_recent:
+        if len(recent) + len(special) > self._most_recent:
             recent.clear()
-        left = []
-        for at, stat in enumerate(found):
-            if stat is None:
-                left.append(members[at])
-            elif stat[1] & 0xF000 != 0x8000:  # a directory is entered next, a link is read
-                recent[stat[0]] = records[at * size : (at + 1) * size], stat
-        return left
+        for slot in special:  # a directory is entered next, a link is read
+            stat = stats[slot]
+            if stat is not None:
+                recent[inos[slot]] = records[slot], stat
+        return stats
 
-    def _one_by_one(self, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]) -> None:
-        """Read and decode each of `members` by itself."""
-        for ino in members:
-            try:
-                data = self._read_run(ino, ino)
-            except (Corrupt, SourceError) as error:
-                bad[ino] = error.within(f"inode {ino}")
-                continue
-            self._decode_each(data, ino, [ino], stats, bad)
-
-    def _decode_each(
-        self, data: bytes, base: int, members: list[int], stats: dict[int, Stat | None], bad: dict[int, GuestkitError]
-    ) -> None:
-        """Decode `members` of the records `data`, the first of which is that of inode `base`."""
-        for ino in members:
-            try:
-                stats[ino] = self._decode(ino, data, (ino - base) * self._size)
-            except GuestkitError as error:
-                stats.pop(ino, None)
-                bad[ino] = error.within(f"inode {ino}")
+    def _decode_one(self, ino: int, raw: bytes, failed: Failed) -> Stat | None:
+        if raw is self._blank:  # it could not be read
+            return None
+        try:
+            return self._decode(ino, raw, 0)
+        except GuestkitError as error:
+            failed(ino, error.within(f"inode {ino}"))
+            return None
 
     def _locate(self, ino: int) -> tuple[int, int]:
         group, index = divmod(ino - 1, self._per_group)

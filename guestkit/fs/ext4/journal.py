@@ -117,6 +117,7 @@ class Recovery:
     next_sequence: int = 0  # the transaction that fast commits belong to
     complete: bool = True  # nothing of the log was left out for damage, so that fast commits may follow
     fast: tuple[int, ...] = field(default=(), repr=False)  # device offsets of the fast-commit blocks, in order
+    taken: tuple[int, int] = (0, 0)  # clusters and inodes that fast commits took and no group counts
 
 
 def parse_journal_superblock(buf: bytes, block_size: int, blocks: int) -> JournalSuperblock:

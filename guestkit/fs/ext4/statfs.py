@@ -16,8 +16,11 @@ _MOST_TABLE = 64 << 20  # bytes of descriptors that are summed (128 TiB); beyond
 _MOST_PLACES = 8 << 20  # the same with bigalloc, where each group's metadata must be looked at
 
 
-def statvfs(superblock: Superblock, groups: Groups, journal_bytes: int) -> StatVfs:
-    """`journal_bytes`: the size of the internal journal, 0 for none. Raises: SourceError, Corrupt."""
+def statvfs(superblock: Superblock, groups: Groups, journal_bytes: int, taken: tuple[int, int] = (0, 0)) -> StatVfs:
+    """`journal_bytes`: the size of the internal journal, 0 for none; `taken`: clusters and inodes not counted as used.
+
+    Raises: SourceError, Corrupt.
+    """
     ratio = superblock.cluster_ratio
     most = _MOST_PLACES if superblock.ro_compat & f.BIGALLOC else _MOST_TABLE
     if groups.table_blocks * superblock.block_size <= most:
@@ -25,6 +28,9 @@ def statvfs(superblock: Superblock, groups: Groups, journal_bytes: int) -> StatV
         overhead = _overhead(superblock, groups, journal_bytes)
     else:
         free_clusters, free_inodes, overhead = superblock.free_blocks // ratio, superblock.free_inodes, 0
+    if any(taken):
+        free_clusters = min(max(0, free_clusters - taken[0]), superblock.blocks_count // ratio)
+        free_inodes = min(max(0, free_inodes - taken[1]), superblock.inodes_count)
     blocks = superblock.blocks_count - overhead * ratio
     free = free_clusters * ratio
     reserved = superblock.reserved_blocks

@@ -146,6 +146,17 @@ def test_many_lookups_in_one_directory_answer_as_the_first(m: Guestfs) -> None:
         m.exists("etc")
 
 
+def test_metadata_of_many_names_is_that_of_each(m: Guestfs) -> None:
+    for directory in ("/", "/data", "/etc"):
+        names = [*m.ls(directory), "none", ".", "..", ""]
+        each = [m.lstatnslist(directory, [name])[0] for name in names]
+        many = names * (64 // len(names) + 1)
+        assert m.lstatnslist(directory, many) == each * (64 // len(names) + 1)
+    with pytest.raises(GuestfsError, match="'a/b' is not a file name"):
+        m.lstatnslist("/data", ["lines"] * 64 + ["a/b"])
+    assert {found["st_ino"] for found in m.lstatnslist("/data/lines", ["name"] * 64)} == {-1}
+
+
 def test_metadata(m: Guestfs) -> None:
     assert m.filesize("/data/link") == len(TEXT)
     assert m.lstatns("/data/link")["st_size"] == 5
