@@ -18,9 +18,9 @@ from guestkit.source import Leaf, patience
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_BATCH_BYTES = 1 << 18  # decoded by one job: long enough to pay for its start
+_BATCH_BYTES = 1 << 19  # decoded by one job: long enough to pay for its start
 _FIRST_AHEAD = 1 << 19  # decoded ahead of a reader that went on where it stopped; doubled each time it does
-_MOST_AHEAD = 1 << 21
+_MOST_AHEAD = 1 << 22
 _SKIP = 1 << 18  # a reader that leaves out this much still goes on
 _READERS = 8  # sequential readers that are told apart: the files of a guest share one disk
 
@@ -34,8 +34,8 @@ class Decoded(Leaf):
         self._limits = limits
         self._cache = limits.cache
         self._token = limits.token()
-        self._batch = max(1, _BATCH_BYTES // unit)  # units
         self._most_ahead = min(_MOST_AHEAD, limits.cache.limit // 4)
+        self._batch = max(1, min(_BATCH_BYTES, self._most_ahead) // unit)  # units
         self._pending: dict[int, Future[None]] = {}  # by batch; what a job makes goes into the cache
         self._lock = Lock()
         # of each: where it goes on, how far ahead to decode, the first batch that was not yet begun for it
@@ -59,11 +59,13 @@ class Decoded(Leaf):
             return b""
         unit = self.unit
         first, last = offset // unit, (offset + length - 1) // unit
-        passing = self._ahead(offset, length, first, last)
+        passed = self._ahead(offset, length, first, last)
         if first == last:
             start = offset - first * unit
             return self._unit(first)[start : start + length]
-        parts: list[bytes | memoryview] = [self._unit(index, passing) for index in range(first, last + 1)]
+        parts: list[bytes | memoryview] = [self._unit(index, index < passed) for index in range(first, last + 1)]
+        if passed:
+            self._drop(first, passed)
         if start := offset - first * unit:
             parts[0] = memoryview(parts[0])[start:]
         if (offset + length) % unit:
@@ -77,17 +79,19 @@ class Decoded(Leaf):
             return
         unit = self.unit
         first, last = offset // unit, (offset + length - 1) // unit
-        passing = self._ahead(offset, length, first, last)
+        passed = self._ahead(offset, length, first, last)
         at = 0
         for index in range(first, last + 1):
-            data = self._unit(index, passing)
+            data = self._unit(index, index < passed)
             skip = offset + at - index * unit
             take = min(len(data) - skip, length - at)
             buf[at : at + take] = data if take == len(data) else memoryview(data)[skip : skip + take]
             at += take
+        if passed:
+            self._drop(first, passed)
 
     def _unit(self, index: int, passing: bool = False) -> bytes:
-        """The bytes of a unit. `passing`: their reader goes on and takes them whole; others stay rather than they."""
+        """The bytes of a unit. `passing`: it is not worth keeping, so that the next one is made in its memory."""
         key = (self._token, index)
         cache = self._cache
         data: bytes | None = cache.get(key)
@@ -101,16 +105,20 @@ class Decoded(Leaf):
                 data = cache.get(key)
             if data is None:
                 data = self.decode(index)
-                cache.put(key, data, len(data) + 100)
-        if passing:
-            cache.demote(key)
+                if not passing:
+                    cache.put(key, data, len(data) + 100)
         return data
 
-    def _ahead(self, offset: int, length: int, first: int, last: int) -> bool:
+    def _drop(self, first: int, end: int) -> None:
+        """Keep no longer what a reader has passed: not before all of its read was there, as it may be repeated."""
+        token = self._token
+        self._cache.drop([(token, index) for index in range(first, end)])
+
+    def _ahead(self, offset: int, length: int, first: int, last: int) -> int:
         """Have the pool decode what this read needs and, when a reader goes on, what it will ask for next.
 
-        Return whether the reader has gone on for long, and takes several units at once: a stream that would only
-        drive what others use out of the cache.
+        Return the first unit that this read does not take to its end, when the reader has gone on for long and takes
+        several units at once: a stream that would only drive what others use out of the cache. Else 0.
         """
         readers = self._readers
         ahead = 0
@@ -127,7 +135,7 @@ class Decoded(Leaf):
         if (ahead or last - first >= self._batch) and self._limits.decode_threads:
             begin = self._start(begin, min(last + ahead // self.unit, (self.size - 1) // self.unit))
         readers[slot] = (offset + length, ahead, begin)
-        return last > first and ahead == self._most_ahead
+        return (offset + length) // self.unit if last > first and ahead == self._most_ahead else 0
 
     def _start(self, batch: int, last: int) -> int:
         """Begin to decode the batches from `batch` to that of unit `last`; return the first that was not begun."""

@@ -319,6 +319,18 @@ class Guest:
             found[their.member, their.member_id] = other
         return list(found.values())
 
+    def _seeds(self, detected: Detected) -> list[Device]:
+        """What a filesystem on several devices may stand on besides: its reader knows which of them it does."""
+        if detected.members < 2:
+            return []
+        found = []
+        for other in self.devices():
+            if not (isinstance(other, Disk) and other.partitions):
+                their = self._try_detect(other)
+                if their.seed and their.type == detected.type and their.set_uuid != detected.set_uuid:
+                    found.append(other)
+        return found
+
     def first_member(self, device: Device) -> Device:
         """The member under whose name a filesystem is listed; `device` itself where members cannot be told apart."""
         try:
@@ -372,7 +384,8 @@ class Guest:
         """
         device = self.split(mountable)[0]
         detected = self.detect(device)
-        members = [device] if kind not in (None, detected.type) else self.members(device)
+        forced = kind not in (None, detected.type)
+        members = [device] if forced else self.members(device)
         chosen = {name: value for name, value in (options or {}).items() if name not in SELECTING}
         key = (members[0].name, tuple(sorted(chosen.items())))
         fs = self._filesystems.get(key)
@@ -381,7 +394,8 @@ class Guest:
             if not kind:
                 raise InvalidArgument("no filesystem that guestkit knows", where=device.short)
             try:
-                fs = registry.open_filesystem(kind, self._sources(device, members), self.limits, chosen)
+                sources = self._sources(device, members + ([] if forced else self._seeds(detected)))
+                fs = registry.open_filesystem(kind, sources, self.limits, chosen)
             except GuestkitError as error:
                 error.within(device.short)
                 raise

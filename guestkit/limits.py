@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 MIB = 1 << 20
+# glibc gives what is free at the end of a thread's memory back to the kernel, as soon as it is twice as much as the
+# largest block that was ever freed: units that a thread makes and another drops would cost page faults each time
+_FREED = 4 * MIB
 
 
 class Cache:
@@ -55,12 +58,13 @@ class Cache:
                 _, (_, dropped) = self._entries.popitem(last=False)
                 self._bytes -= dropped
 
-    def demote(self, key: Hashable) -> None:
-        """Let `key` be the next to go, if it is there."""
-        try:
-            self._entries.move_to_end(key, last=False)
-        except KeyError:
-            pass
+    def drop(self, keys: Iterable[Hashable]) -> None:
+        """Keep none of the `keys`; those that are not there are passed over."""
+        with self._lock:
+            for key in keys:
+                entry = self._entries.pop(key, None)
+                if entry is not None:
+                    self._bytes -= entry[1]
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
@@ -114,6 +118,7 @@ class Limits:
         if self._pool is None and self.decode_threads and not self._closed:
             from concurrent.futures import ThreadPoolExecutor
 
+            bytes(_FREED)
             with self._lock:
                 if self._pool is None:
                     self._pool = ThreadPoolExecutor(self.decode_threads, "guestkit-decode")

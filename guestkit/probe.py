@@ -25,6 +25,7 @@ class Detected:
     member: str = ""  # its own identity in that group
     member_id: int = 0  # its number in that group, where members have one
     members: int = 0  # how many members that group has, where each of them tells
+    seed: bool = False  # whether a group of the same type may stand on this one, which then is only read
 
 
 class Window:

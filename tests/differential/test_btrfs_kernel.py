@@ -50,7 +50,7 @@ def kernels(top: Path) -> manifest.Tree:
 
 def differing(files: list[Path]) -> list[str]:
     with open_guest(*reversed(files), format="raw") as guest, btrfs.kernel_mount(files) as top:
-        fs = guest.filesystem("/dev/sda")
+        fs = guest.filesystem(guest.devices()[-1].name)  # any device, but of seeds and what stands on them the last
         found = list(comparison.api_differences(fs, kernels(top), manifest.host_statvfs(top)))
         assert fs.problems() == (0, ())
         return found

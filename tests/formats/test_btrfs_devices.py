@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from functools import cache
 from itertools import combinations
+from pathlib import Path
 from random import Random
 
 import manifest
@@ -12,9 +13,11 @@ import pytest
 from btrfs_images import Edited, opened, told, unpacked
 from imagefiles import Faulty
 
+from guestkit.checksum import crc32c
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError
 from guestkit.fs.btrfs import open as open_btrfs
 from guestkit.fs.btrfs.filesystem import Btrfs
+from guestkit.guest import open_guest
 from guestkit.limits import Limits
 
 # how many devices may be missing
@@ -199,3 +202,56 @@ def seen(fs: Btrfs) -> dict[bytes, object]:
         except GuestkitError as error:
             found[path] = error
     return found
+
+
+def test_seeds_that_are_none_of_ours_change_nothing_and_a_missing_one_is_an_error() -> None:
+    top, middle, bottom = unpacked("sprout")
+    expected = whole("sprout")
+    other = Edited("default")
+    other.superblock(flags=(56, "Q", 1 | 1 << 32))  # a seed, with a device 1 of its own
+    fs = opened(other.data, bottom, middle, top)
+    assert list(manifest.differences(expected, shown(fs))) == []
+    assert fs.details()["devices_present"] == [1, 2, 3]
+    with pytest.raises(InvalidArgument, match="two devices claim to be seed device 1"):
+        opened(bottom, bottom, middle, top)
+    fs = opened(top, middle)
+    assert fs.problems()[1][0].message == "of 3 devices these are here: 2, 3"
+    with pytest.raises(SourceError, match="device 1 of the Btrfs filesystem is missing"):
+        fs.open(fs.lookup(fs.root, b"long")).read(0, 4096)
+    # the seeds alone are what they were before anything stood on them
+    below = opened(middle, bottom)
+    assert b"new in sprout.img" not in {entry.name for entry in below.scan(below.root)}
+    assert below.details()["devices_present"] == [1, 2]
+    assert opened(bottom, middle).details()["devices_present"] == [1]
+    with pytest.raises(Corrupt, match="superblock"):
+        opened(bytes(1 << 21), middle, bottom)
+
+
+def test_a_device_with_the_number_of_a_seed_is_not_taken_for_it() -> None:
+    top, middle, bottom = unpacked("sprout")
+    stranger = bytearray(bottom)
+    stranger[0x10000 + 267 : 0x10000 + 283] = b"not that device!"
+    sum = crc32c(stranger[0x10000 + 32 : 0x11000]) ^ 0xFFFFFFFF
+    stranger[0x10000:0x10004] = sum.to_bytes(4, "little")
+    fs = opened(top, middle, stranger)
+    assert fs.details()["devices_present"] == [2, 3]
+    with pytest.raises(SourceError, match="device 1 of the Btrfs filesystem is missing"):
+        fs.open(fs.lookup(fs.root, b"long")).read(0, 4096)
+
+
+def test_guest_finds_the_seeds_of_what_is_opened(tmp_path: Path) -> None:
+    names = []
+    for number, device in enumerate(unpacked("sprout")):
+        names.append(tmp_path / f"{number}.img")
+        names[-1].write_bytes(device)
+    expected = whole("sprout")
+    for order in ((0, 1, 2), (2, 0, 1)):
+        with open_guest(*(names[at] for at in order), format="raw") as guest:
+            fs = guest.filesystem("/dev/sd" + "abc"[order.index(0)])
+            assert list(manifest.differences(expected, manifest.from_filesystem(fs))) == []
+            assert len(guest.filesystems()) == 3
+            seed = guest.filesystem("/dev/sd" + "abc"[order.index(2)])
+            assert seed.lookup(seed.root, b"many") and seed.problems() == (0, ())
+            middle = guest.filesystem("/dev/sd" + "abc"[order.index(1)])
+            assert middle.details()["devices_present"] == [1, 2]
+            assert middle.lookup(middle.root, b"new in sprout.img.2")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ class Recipe:
     after: Callable[[list[Path]], None] | None = None
     settled: bool = True  # times are given once it is filled
     kept: bool = True  # in the repository
+    sprouts: int = 0  # of the devices, so many at the front stand each on those behind it, which are seeds
 
 
 def images(recipe: Recipe, image: Path) -> list[Path]:
@@ -63,16 +65,33 @@ def make(recipe: Recipe, image: Path) -> None:
     words = ["-q", "-f", "-L", recipe.name, *recipe.mkfs]
     if "-U" not in recipe.mkfs:
         words += ["-U", UUID]
-    run("mkfs.btrfs", *words, *files)
-    with kernel_mount(files, options=",".join(filter(None, ("rw", recipe.mount)))) as top:
+    run("mkfs.btrfs", *words, *files[recipe.sprouts :])
+    with kernel_mount(files[recipe.sprouts :], options=",".join(filter(None, ("rw", recipe.mount)))) as top:
         recipe.fill(top)
         if recipe.settled:
             trees.settle(top)
         if recipe.frozen:
             run("btrfs", "subvolume", "snapshot", "-r", top / recipe.frozen, top / "frozen")
         run("sync", "-f", top)
+    for number in reversed(range(recipe.sprouts)):
+        sprout(files[number], files[number + 1 :])
     if recipe.after is not None:
         recipe.after(files)
+
+
+def sprout(file: Path, below: list[Path]) -> None:
+    """Make `below`, a filesystem's devices with what that stands on, a seed; add `file` to it, and change the tree."""
+    run("btrfstune", "-f", "-S", "1", below[0])
+    with loop_device(file, writable=True) as device, kernel_mount(below) as top:
+        run("btrfs", "device", "add", "-f", device, top)
+        run("mount", "-o", "remount,rw", top)
+        trees.write(top / f"new in {file.name}", trees.pattern(150 * K, file.name))
+        with (top / "long").open("r+b") as changed:
+            changed.seek(len(below) * 100 * K)
+            changed.write(trees.pattern(60 * K, file.name))
+        shutil.rmtree(top / "many", ignore_errors=True)
+        trees.settle(top)
+        run("sync", "-f", top)
 
 
 def convert(recipe: Recipe, image: Path) -> None:
@@ -305,6 +324,7 @@ def recipes() -> list[Recipe]:
         Recipe("old", (*SINGLE, "-O", "^skinny-metadata,^no-holes,^extref", "-R", "^free-space-tree"), modest, 48),
         Recipe("converted", ("-J", "size=4"), lambda top: trees.plain(top, huge=False), 128, converted=True),
         Recipe("balanced", ("-m", "raid1", "-d", "raid1"), balanced, 256, 2),
+        Recipe("sprout", SINGLE, modest, 64, 3, sprouts=2),
         Recipe("dup", ("-m", "dup", "-d", "single"), modest, 112),
     ]
     for profile, devices in PROFILES.items():

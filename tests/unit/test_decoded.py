@@ -47,7 +47,7 @@ def test_bytes_are_those_of_the_units(limits: Limits, unit: int) -> None:
     limits.close()
 
 
-@pytest.mark.parametrize("step", [512, 5000, 1 << 17, 1 << 20])
+@pytest.mark.parametrize("step", [512, 5000, 100_000, 1 << 17, 300_000, 1 << 20])
 def test_sequential_reads_are_right_and_make_each_unit_once(limits: Limits, step: int) -> None:
     data = random.Random(2).randbytes(4 << 20)
     leaf = Made(data, 1 << 16, limits)
@@ -182,6 +182,37 @@ def test_long_stream_leaves_what_others_cached() -> None:
     assert limits.cache.get("metadata") == b"m"
 
 
+def test_long_stream_keeps_no_more_than_is_decoded_ahead(limits: Limits) -> None:
+    data = random.Random(10).randbytes(12 << 20)
+    leaf = Made(data, 1 << 16, limits)
+    buf = bytearray(len(data))
+    step = 300_000
+    for at in range(0, len(data), step):
+        leaf.read_into(at, memoryview(buf)[at : at + step])
+    assert buf == data
+    # what was read before it was long, and the unit in which it ended
+    assert limits.cache.bytes <= 5 * step + (2 << 16)
+    assert leaf.read(0, 1 << 16) == data[: 1 << 16]
+    limits.close()
+
+
+def test_stream_that_may_not_wait_loses_nothing_of_what_it_has_to_read_again() -> None:
+    limits = Limits(cache_bytes=4 << 20, decode_threads=0)
+    data = random.Random(11).randbytes(8 << 20)
+    leaf = Made(data, 1 << 16, limits)
+    for at in range(0, 4 << 20, 1 << 18):
+        leaf.read(at, 1 << 18)
+    leaf.read((4 << 20) + (1 << 16), 1)
+    patience.may_block = False
+    try:
+        with pytest.raises(WouldBlock):
+            leaf.read((4 << 20) + (1 << 16), 1 << 17)
+    finally:
+        patience.may_block = True
+    assert leaf.read(4 << 20, 1 << 18) == data[4 << 20 : (4 << 20) + (1 << 18)]
+    assert set(leaf.times.values()) == {1}
+
+
 def test_cache_stays_within_its_bytes_and_drops_the_longest_unused() -> None:
     cache = Cache(1000)
     for number in range(10):
@@ -195,10 +226,8 @@ def test_cache_stays_within_its_bytes_and_drops_the_longest_unused() -> None:
     assert "huge" not in cache
     cache.put(0, "again", 50)
     assert cache.get(0) == "again" and cache.bytes == 950
-    cache.demote(0)
-    cache.demote("nothing")
-    cache.put("more", 1, 100)
-    assert 0 not in cache
+    cache.drop([0, "nothing"])
+    assert 0 not in cache and cache.bytes == 900
     cache.clear()
     assert cache.bytes == 0 and cache.get(3) is None
 

@@ -37,6 +37,8 @@ BLOCK_GROUP_TREE = 11
 _root_item = struct.Struct("<QQQQQQQI17sBB").unpack_from
 ROOT_ITEM_SIZE = 239
 _INODE = 160
+_DEV_ITEMS, _DEV_ITEM = 1, 216
+_DEV_UUID = 66  # where in a device item its uuid begins; that of its filesystem's nodes is behind
 
 
 class RootItem:
@@ -108,10 +110,10 @@ class Trees:
 def assemble(sources: Sequence[Source], limits: Limits, damage: Problems) -> Trees:
     """Put the filesystem together from its devices in any order; some may be missing.
 
+    Devices of others that are seeds are taken where the filesystem stands on them. Of seeds alone, the first counts.
     Raises: Corrupt, Unsupported, SourceError; InvalidArgument when the devices belong to several filesystems or two
     of them claim to be the same.
     """
-    best: Superblock | None = None
     first: GuestkitError | None = None
     found: list[tuple[Superblock, Source]] = []
     for source in sources:
@@ -119,19 +121,29 @@ def assemble(sources: Sequence[Source], limits: Limits, damage: Problems) -> Tre
         try:
             superblock, flaws = read_superblock(device)
         except GuestkitError as error:
-            first = first or error
+            if not found:
+                first = first or error
             damage.add("superblock", error)
             continue
         for flaw in flaws:
             damage.add(f"superblock of device {superblock.dev_id}", flaw)
         found.append((superblock, device))
-        if best is None or superblock.generation > best.generation:
-            best = superblock
-    if best is None:
+    if not found:
         raise first or SourceError("no device was given")
+    known = [superblock for superblock, _ in found]
+    ours = [each for each in known if not each.seeding]
+    if not ours:
+        if first is not None:  # what is left may be seeds of that alone
+            raise first
+        ours = [each for each in known if each.fsid == known[0].fsid]
+    best = max(ours, key=lambda each: each.generation)
     check_incompat(best.incompat)
     members: dict[int, Member] = {}
+    seeds: list[tuple[Superblock, Source]] = []
     for superblock, device in found:
+        if superblock.fsid != best.fsid and superblock.seeding:
+            seeds.append((superblock, device))
+            continue
         if superblock.fsid != best.fsid:
             raise InvalidArgument(f"devices of the filesystems {best.fsid.hex()} and {superblock.fsid.hex()}")
         if superblock.dev_id in members:
@@ -141,8 +153,38 @@ def assemble(sources: Sequence[Source], limits: Limits, damage: Problems) -> Tre
                 f"device {superblock.dev_id}",
                 f"was left at generation {superblock.generation}, the filesystem is at {best.generation}",
             )
-        members[superblock.dev_id] = Member(superblock.dev_uuid, device)
+        members[superblock.dev_id] = Member(superblock.dev_uuid, device, best.node_fsid)
+    trees = Trees(Pool(best, members, limits, damage))
+    if seeds:
+        _sort_seeds(trees, seeds)
+        members = trees.pool.members
     if len(members) < best.device_count:
         present = ", ".join(map(str, sorted(members)))
         damage.add("devices", f"of {best.device_count} devices these are here: {present}")
-    return Trees(Pool(best, members, limits, damage))
+    return trees
+
+
+def _sort_seeds(trees: Trees, found: Sequence[tuple[Superblock, Source]]) -> None:
+    """Make members of those devices of other filesystems that the chunk tree names; the rest is none of ours.
+
+    The chunk tree itself may stand on them in part. Raises: InvalidArgument when two claim to be the same.
+    """
+    pool = trees.pool
+    known: dict[tuple[int, bytes], Member] = {}
+    for superblock, device in found:
+        key = superblock.dev_id, superblock.dev_uuid
+        if key in known:
+            raise InvalidArgument(f"two devices claim to be seed device {superblock.dev_id} of {superblock.fsid.hex()}")
+        known[key] = Member(superblock.dev_uuid, device, superblock.node_fsid, seed=True)
+    own = set(pool.node_fsids)
+    pool.seeds = known
+    pool.node_fsids |= {member.node_fsid for member in known.values()}
+    try:
+        for _, _, number, item in trees.chunks.items((_DEV_ITEMS, _DEV_ITEM, 0), (_DEV_ITEMS, _DEV_ITEM + 1, 0)):
+            member = known.get((number, item[_DEV_UUID : _DEV_UUID + 16]))
+            if member is not None and item[_DEV_UUID + 16 :] == member.node_fsid:
+                pool.members.setdefault(number, member)
+    except GuestkitError as error:  # with fewer devices, what they hold is missing
+        pool.damage.add("device items", error)
+    pool.seeds = {}
+    pool.node_fsids = own | {member.node_fsid for member in pool.members.values()}

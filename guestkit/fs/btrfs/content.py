@@ -38,7 +38,7 @@ class BtrfsFile(Source):
         self._map = map
         self._where = f"inode {number}"
         self._sums = sums
-        self._decoded: Decompressed | None = None
+        self._decoded: dict[int, Decompressed] = {}  # by how far its windows begin before those of the file
         self.size = size
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
@@ -62,9 +62,12 @@ class BtrfsFile(Source):
 
     def _extent(self, extent: FileExtent, begin: int, length: int) -> Iterator[Extent]:
         if extent.inline is not None or extent.method:
-            if self._decoded is None:
-                self._decoded = Decompressed(self._data, self._map, self.size, self._sums, self._where)
-            yield Extent(begin, length, self._decoded, begin)
+            lead = window_lead(extent)
+            decoded = self._decoded.get(lead)
+            if decoded is None:
+                made = Decompressed(self._data, self._map, self.size, self._sums, self._where, lead)
+                decoded = self._decoded.setdefault(lead, made)
+            yield Extent(begin, length, decoded, begin + lead)
         elif not extent.address:
             yield Extent(begin, length, None, 0)
         else:
@@ -77,26 +80,36 @@ class BtrfsFile(Source):
                 yield Extent(at - shift, take, leaf, leaf_offset)
 
 
-class Decompressed(Decoded):
-    """The compressed and inline parts of one file, in windows as long as a compressed extent can be.
+def window_lead(extent: FileExtent) -> int:
+    """How many bytes before a multiple of MOST the windows begin of which this extent fills one.
 
-    What stands elsewhere reads as zeros here, and nobody asks for it.
+    Extents are as long as they can be, but begin wherever it was that the file was written on: were the windows at
+    multiples of MOST, each extent would be wanted for two of them. Shorter ones are left in the windows there.
+    """
+    return (extent.skip - extent.start) % MOST if extent.whole == MOST and extent.inline is None else 0
+
+
+class Decompressed(Decoded):
+    """The compressed and inline parts of one file that have one `lead`, in windows as long as an extent can be.
+
+    Its byte `lead` is the file's first. What stands elsewhere reads as zeros here, and nobody asks for it.
     """
 
-    def __init__(self, data: Data, map: ExtentMap, size: int, sums: bool, where: str) -> None:
-        super().__init__(size, MOST, data.limits)
+    def __init__(self, data: Data, map: ExtentMap, size: int, sums: bool, where: str, lead: int) -> None:
+        super().__init__(size + lead, MOST, data.limits)
         self._map = map
         self._input: Leaf = data.verified if sums else data.unverified
         self._sector = data.sector
         self._where = where
+        self._lead = lead
 
     def decode(self, index: int) -> bytes:
-        start = index * MOST
-        end = min(start + MOST, self.size)
+        start = index * MOST - self._lead
+        end = min(start + MOST, self.size - self._lead)
         made: bytearray | None = None
         try:
-            for extent in self._map.extents(start, end):
-                if extent.inline is None and not extent.method:
+            for extent in self._map.extents(max(0, start), end):
+                if (extent.inline is None and not extent.method) or window_lead(extent) != self._lead:
                     continue
                 low, high = max(extent.start, start), min(extent.start + extent.length, end)
                 content = self._content(extent, low <= extent.start and high == extent.start + extent.length)

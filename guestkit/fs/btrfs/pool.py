@@ -37,10 +37,12 @@ _WHOLE_COPIES = (0, c.DUP, c.RAID1, c.RAID1C3, c.RAID1C4)
 
 
 class Member(NamedTuple):
-    """A device of the filesystem."""
+    """A device of the filesystem. `seed`: it belongs to one on which this one stands; its nodes carry `node_fsid`."""
 
     uuid: bytes
     source: Source
+    node_fsid: bytes
+    seed: bool = False
 
 
 class Pool:
@@ -51,6 +53,8 @@ class Pool:
         self.damage = damage
         self.superblock = superblock
         self.members = dict(members)
+        self.node_fsids = {superblock.node_fsid, *(member.node_fsid for member in members.values())}
+        self.seeds: dict[tuple[int, bytes], Member] = {}  # by device id and uuid, while it is not known which are ours
         self.limits = limits
         self.csum = checksum(superblock.csum_type)
         self.chunks = ChunkMap()
@@ -84,6 +88,8 @@ class Pool:
         """Raises: SourceError when the device is not there."""
         member = self.members.get(stripe.devid)
         if member is None or member.uuid != stripe.uuid:
+            member = self.seeds.get((stripe.devid, stripe.uuid))
+        if member is None:
             raise SourceError(f"device {stripe.devid} of the Btrfs filesystem is missing")
         return member.source
 

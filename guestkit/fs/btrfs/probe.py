@@ -18,6 +18,7 @@ _SUPER = Layout(
     csum=(0, "32s"),
     fsid=(32, "16s"),
     bytenr=(48, "Q"),
+    flags=(56, "Q"),
     magic=(64, "8s"),
     num_devices=(136, "Q"),
     sectorsize=(144, "I"),
@@ -27,6 +28,7 @@ _SUPER = Layout(
     label=(299, "256s"),
 )
 _MAGIC = b"_BHRfS_M"
+_SEEDING = 1 << 32
 _MIRRORS = (0x10000, 0x4000000)
 
 
@@ -35,7 +37,7 @@ def probe(window: Window) -> Detected | None:
         raw = window.at(offset, _SUPER.size)
         if not raw:
             return None
-        checksum, fsid, here, magic, devices, sector, kind, number, member, label = _SUPER.unpack_from(raw)
+        checksum, fsid, here, flags, magic, devices, sector, kind, number, member, label = _SUPER.unpack_from(raw)
         if magic != _MAGIC:
             if offset == _MIRRORS[0] and any(raw):  # something else was written there since
                 return None
@@ -53,6 +55,7 @@ def probe(window: Window) -> Detected | None:
             member=uuid_text(member),
             member_id=number,
             members=devices,
+            seed=bool(flags & _SEEDING),
         )
     return None
 

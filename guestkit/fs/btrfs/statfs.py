@@ -49,11 +49,15 @@ _LEAST_DEVICES = {
 
 
 class Group(NamedTuple):
-    """A block group: of its `length` bytes, `used` are in use. `type`: what and in which profile."""
+    """A block group: of its `length` bytes, `used` are in use. `type`: what and in which profile.
+
+    `seed`: it stands on a device that is only read.
+    """
 
     length: int
     used: int
     type: int
+    seed: bool = False
 
     @property
     def factor(self) -> int:
@@ -97,6 +101,7 @@ def block_groups(trees: Trees) -> list[Group]:
     except NotFound as error:
         raise Corrupt(str(error)) from None
     budget = Budget(_MOST_GROUPS, "chunk tree")
+    seeds = {number for number, member in trees.pool.members.items() if member.seed}
     found = []
     end = (c.FIRST_CHUNK_TREE, c.CHUNK_ITEM + 1, 0)
     for _, _, start, item in trees.chunks.items((c.FIRST_CHUNK_TREE, c.CHUNK_ITEM, 0), end):
@@ -106,15 +111,19 @@ def block_groups(trees: Trees) -> list[Group]:
         if group is None or len(group) < _block_group.size:
             raise Corrupt(f"chunk {start} has no block group")
         used, _, kind = _block_group.unpack_from(group)
-        found.append(Group(length, used, kind))
+        seed = trees.pool.superblock.seeding
+        if seeds:
+            stripes = c.parse_chunk(start, item, trees.pool.superblock.sector_size).stripes
+            seed = not seeds.isdisjoint(stripe.devid for stripe in stripes)
+        found.append(Group(length, used, kind, seed))
     return found
 
 
 def _read_only(groups: Sequence[Group]) -> list[Group]:
-    """Groups that the kernel lets nothing be put into: those without mirrors beside some with, of one kind."""
-    found = []
+    """Groups that the kernel lets nothing be put into: on seeds, or without mirrors beside some with, of one kind."""
+    found = [group for group in groups if group.seed]
     for kind in {group.type & ~c.PROFILES for group in groups}:
-        same = [group for group in groups if group.type & ~c.PROFILES == kind]
+        same = [group for group in groups if group.type & ~c.PROFILES == kind and not group.seed]
         if any(group.type & _MIRRORED for group in same):
             found += [group for group in same if group.type & c.PROFILES in (0, c.RAID0)]
     return found
@@ -150,11 +159,12 @@ def _allocatable(trees: Trees, groups: Sequence[Group]) -> int:
         if len(item) < _device.size:
             raise Corrupt("device item", "length", found=len(item))
         number, total, used = _device.unpack_from(item)
-        if number not in trees.pool.members:
+        member = trees.pool.members.get(number)
+        if member is None or member.seed:
             continue
         devices += 1
         room.append((total - used) // _STRIPE * _STRIPE)
-    profile = _data_profile(groups, devices)
+    profile = _data_profile(groups, 0 if trees.pool.superblock.seeding else devices)
     least = _STRIPE * (2 if profile == c.DUP else 1)
     free: list[int] = sorted((each - _RESERVED for each in room if each > _RESERVED + least), reverse=True)
     if profile == c.RAID0:

@@ -17,6 +17,7 @@ SIZE = 4096
 PLACES = (0x10000, 0x4000000, 0x4000000000)
 MAGIC = b"_BHRfS_M"
 MAX_LEVEL = 8
+_SEEDING = 1 << 32
 LARGEST_BLOCK = 65536
 
 _SUPER = Layout(
@@ -90,6 +91,11 @@ class Superblock:
     dev_uuid: bytes
     label: bytes
     system_chunks: bytes
+
+    @property
+    def seeding(self) -> bool:
+        """Whether the filesystem is only read, and others may stand on it."""
+        return bool(self.flags & _SEEDING)
 
 
 def parse_superblock(buf: bytes, place: int) -> Superblock:

@@ -108,7 +108,6 @@ class Nodes:
         self._token = pool.limits.token()
         self._size = pool.superblock.node_size
         self._sector = pool.superblock.sector_size
-        self._fsid = pool.superblock.node_fsid
         self._csum = pool.csum
 
     def read(self, address: int, level: int, generation: int, owner: int, first: Key | None, bound: Key) -> Node:
@@ -156,8 +155,8 @@ class Nodes:
         fsid, place, generation, owner, count, level = _header(raw, 32)
         if place != address:
             raise Corrupt("node", "bytenr", found=place, expected=address)
-        if fsid != self._fsid:
-            raise Corrupt("node", "fsid", found=fsid.hex(), expected=self._fsid.hex())
+        if fsid not in self._pool.node_fsids:
+            raise Corrupt("node", "fsid", found=fsid.hex(), expected=self._pool.superblock.node_fsid.hex())
         if level >= MAX_LEVEL:
             raise Corrupt("node", "level", found=level, expected=f"below {MAX_LEVEL}")
         room = self._size - _BEGIN
