@@ -32,7 +32,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# fs.base and volume.base and image.base are the interfaces, fs.plain and fs.extents are what two formats have in common;
+# fs.base, volume.base and image.base are the interfaces, fs.plain and fs.extents are what two formats have in common;
 # formats of one package are siblings of each other
 _SHARED = ("base", "plain", "extents")
 
