@@ -260,8 +260,8 @@ class FileSystem(ABC):
     def scan_small(self, directories: Sequence[int]) -> Small:
         """The whole of those among `directories` that are small and without a flaw, read together.
 
-        Pauses (yields None) every 100 us or so, for whoever has something else to do. Others are left out:
-        scan_stat() lists them, and raises what it has to. May leave out all.
+        Pauses (yields None) every half a millisecond or so, for whoever has something else to do. Others are left
+        out: scan_stat() lists them, and raises what it has to. May leave out all.
         """
         listed: dict[int, list[RawEntry]] = {}
         stats: dict[int, Stat | None] = {}
@@ -338,26 +338,35 @@ class FileSystem(ABC):
         while pending:
             group = pending[-TOGETHER:]
             del pending[-TOGETHER:]
-            small, known = whole(self.scan_small([current for _, current in group]))
-            for prefix, current in group:
-                listed = small.get(current)
-                lists: Iterable[tuple[list[RawEntry], list[Stat | None]]]
-                if listed is None:
-                    lists = self.scan_lists(current)
-                else:
-                    lists = ((listed, [known[entry[1]] for entry in listed]),)
-                try:
-                    for entries, stats in lists:
-                        for (name, ino, _, _), status in zip(entries, stats, strict=True):
-                            path = prefix + name
-                            yield path, ino, status
-                            is_directory = (
-                                status is not None and status[1] & 0xF000 == 0x4000
-                            )  # whatever its entry says
-                            if is_directory and self.enters(ino, path, entered, failed):
-                                pending.append((path + b"/", ino))
-                except SKIPPED as error:
-                    self.passed_over(current, prefix, error, failed)
+            for paths, inos, stats in self._listed(group, failed):
+                yield from zip(paths, inos, stats, strict=True)
+                pending += [
+                    (path + b"/", ino)
+                    for path, ino, status in zip(paths, inos, stats, strict=True)
+                    if status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
+                    if self.enters(ino, path, entered, failed)
+                ]
+
+    def _listed(
+        self, group: list[tuple[bytes, int]], failed: Failed | None
+    ) -> Iterator[tuple[list[bytes], list[int], list[Stat | None]]]:
+        """Yield the paths, keys and Stats of what is in the directories of `group`, (what goes before a name, key)."""
+        small, known = whole(self.scan_small([current for _, current in group]))
+        paths: list[bytes] = []
+        inos: list[int] = []
+        for prefix, current in group:
+            entries = small.get(current, ())
+            paths += [prefix + entry[0] for entry in entries]
+            inos += [entry[1] for entry in entries]
+        yield paths, inos, list(map(known.__getitem__, inos))
+        for prefix, current in group:
+            if current in small:
+                continue
+            try:
+                for batch, stats in self.scan_lists(current):
+                    yield [prefix + entry[0] for entry in batch], [entry[1] for entry in batch], stats
+            except SKIPPED as error:
+                self.passed_over(current, prefix, error, failed)
 
     def enters(self, ino: int, path: bytes, entered: set[int], failed: Failed | None) -> bool:
         """Whether a walk enters directory `ino`, met at `path`: only once, or a few with two names make a huge tree."""

@@ -22,7 +22,6 @@ from guestkit.errors import (
 from guestkit.fs.base import (
     SKIPPED,
     DirEntry,
-    Failed,
     FileSystem,
     Link,
     Small,
@@ -30,7 +29,6 @@ from guestkit.fs.base import (
     State,
     StatVfs,
     gathered,
-    whole,
 )
 from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
@@ -48,8 +46,6 @@ from guestkit.source import Source
 _new = tuple.__new__
 _FIRST = 1024  # entries of a directory that are listed first; up to 16 times as many of a huge one
 _COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
-_PIECE = 32  # the same before scan_small() pauses
-_TOGETHER = 64  # directories that a walk lists together
 
 
 class Ext4(FileSystem):
@@ -119,7 +115,7 @@ class Ext4(FileSystem):
         found: dict[int, Stat | None] = {}
         inos = list({entry[1] for entries in plain.values() for entry in entries})
         at = 0
-        for stats in self._stats(inos, _PIECE):
+        for stats in self._stats(inos):
             found.update(zip(inos[at:], stats, strict=False))
             at += len(stats)
             yield
@@ -131,11 +127,11 @@ class Ext4(FileSystem):
         first = min(max(_FIRST, opened.inode.size >> 9), _FIRST << 4)
         yield from gathered(self._directories.batches(opened, cookie), first, self.table.most)
 
-    def _stats(self, inos: Sequence[int], column: int = _COLUMN) -> Iterator[list[Stat | None]]:
-        """The stat of each of `inos`, `column` at a time; None, and a problem, where stat() would raise."""
+    def _stats(self, inos: Sequence[int]) -> Iterator[list[Stat | None]]:
+        """The stat of each of `inos`, a column at a time; None, and a problem, where stat() would raise."""
         most = self.table.most
         for at in range(0, len(inos), most):
-            for stats in self.table.stat_pieces(inos[at : at + most], column, self._failed):
+            for stats in self.table.stat_pieces(inos[at : at + most], _COLUMN, self._failed):
                 yield self._shown(stats) if self._encrypts else stats
 
     def _failed(self, ino: int, error: GuestkitError) -> None:
@@ -151,46 +147,6 @@ class Ext4(FileSystem):
                     self._failed(status.ino, error)
                     stats[slot] = None
         return stats
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        start = ROOT_INO if directory is None else directory
-        pending = [(b"", start)]
-        entered = {start}
-        while pending:
-            group = pending[-_TOGETHER:]
-            del pending[-_TOGETHER:]
-            for paths, inos in self._listed(group, failed):
-                at = 0
-                for stats in self._stats(inos):
-                    names, keys = paths[at : at + len(stats)], inos[at : at + len(stats)]
-                    at += len(stats)
-                    yield from zip(names, keys, stats, strict=True)
-                    for path, ino, status in zip(names, keys, stats, strict=True):
-                        is_directory = status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
-                        if is_directory and self.enters(ino, path, entered, failed):
-                            pending.append((path + b"/", ino))
-
-    def _listed(self, group: list[tuple[bytes, int]], failed: Failed | None) -> Iterator[tuple[list[bytes], list[int]]]:
-        """The paths and inodes of what the directories of `group`, (prefix, inode) each, hold."""
-        plain = whole(self._together.entries([current for _, current in group]))
-        paths: list[bytes] = []
-        inos: list[int] = []
-        for prefix, current in group:
-            entries = plain.get(current)
-            if entries is not None:
-                paths += [prefix + entry[0] for entry in entries]
-                inos += [entry[1] for entry in entries]
-        others = [(prefix, current) for prefix, current in group if current not in plain]
-        del plain
-        yield paths, inos
-        for prefix, current in others:
-            try:
-                for batch in self._batches(current):
-                    yield [prefix + entry[0] for entry in batch], [entry[1] for entry in batch]
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
 
     # contents
 

@@ -19,9 +19,7 @@ from guestkit.errors import (
     Unsupported,
 )
 from guestkit.fs.base import (
-    SKIPPED,
     DirEntry,
-    Failed,
     FileSystem,
     Link,
     Small,
@@ -29,7 +27,6 @@ from guestkit.fs.base import (
     State,
     StatVfs,
     gathered,
-    whole,
 )
 from guestkit.fs.xfs import features as f
 from guestkit.fs.xfs.blocks import Blocks
@@ -46,8 +43,6 @@ from guestkit.limits import Limits
 from guestkit.source import Source
 
 _new = tuple.__new__
-_PIECE = 64  # inodes that scan_small() decodes before it pauses
-_TOGETHER = 64  # directories that a walk lists together
 
 
 class Xfs(FileSystem):
@@ -102,7 +97,7 @@ class Xfs(FileSystem):
     def scan_small(self, directories: Sequence[int]) -> Small:
         plain = yield from self._together.entries(directories)
         found = Found({}, {})
-        yield from self.table.stat_pieces({entry[1] for entries in plain.values() for entry in entries}, found, _PIECE)
+        yield from self.table.stat_pieces({entry[1] for entries in plain.values() for entry in entries}, found)
         return plain, self._told(found)
 
     def _stats(self, inos: set[int]) -> dict[int, Stat | None]:
@@ -114,45 +109,6 @@ class Xfs(FileSystem):
             self.damage.add(f"inode {ino}", error)
             found.stats[ino] = None
         return found.stats
-
-    def walk(
-        self, directory: int | None = None, failed: Failed | None = None
-    ) -> Iterator[tuple[bytes, int, Stat | None]]:
-        start = self.root if directory is None else directory
-        pending = [(b"", start)]
-        entered = {start}
-        while pending:
-            group = pending[-_TOGETHER:]
-            del pending[-_TOGETHER:]
-            for paths, inos in self._listed(group, failed):
-                stats = self._stats(set(inos))
-                found = list(map(stats.__getitem__, inos))
-                yield from zip(paths, inos, found, strict=True)
-                pending += [
-                    (paths[at] + b"/", inos[at])
-                    for at, status in enumerate(found)
-                    if status is not None and status[1] & 0xF000 == 0x4000  # whatever its entry says
-                    if self.enters(inos[at], paths[at], entered, failed)
-                ]
-
-    def _listed(self, group: list[tuple[bytes, int]], failed: Failed | None) -> Iterator[tuple[list[bytes], list[int]]]:
-        """Yield the paths and inodes of what is in the directories of `group`: (what goes before a name, inode)."""
-        plain = whole(self._together.entries([current for _, current in group]))
-        paths: list[bytes] = []
-        inos: list[int] = []
-        for prefix, current in group:
-            entries = plain.get(current, ())
-            paths += [prefix + entry[0] for entry in entries]
-            inos += [entry[1] for entry in entries]
-        yield paths, inos
-        for prefix, current in group:
-            if current in plain:
-                continue
-            try:
-                for batch in gathered(self._directories.batches(self._directories.open(current))):
-                    yield [prefix + entry[0] for entry in batch], [entry[1] for entry in batch]
-            except SKIPPED as error:
-                self.passed_over(current, prefix, error, failed)
 
     # contents
 

@@ -206,11 +206,11 @@ class InodeTable:
         Raises: WouldBlock.
         """
         found = Found({}, {})
-        for _ in self.stat_pieces(inos, found, _COLUMN):
+        for _ in self.stat_pieces(inos, found):
             pass
         return found
 
-    def stat_pieces(self, inos: set[int], found: Found, column: int) -> Iterator[None]:
+    def stat_pieces(self, inos: set[int], found: Found, column: int = _COLUMN) -> Iterator[None]:
         """As stat_many, into `found`, with a pause after each read, and after about `column` inodes."""
         ordered = sorted(inos)
         begin, end = bisect_left(ordered, 1), bisect_left(ordered, self._limit)
