@@ -2,9 +2,10 @@
 
 pyfuse3 has mounted and owns the descriptor; its own loop drops what this needs (the inode of readdir and statfs,
 lseek) and takes several times as long for a request. One thread reads and answers; it spins a little before it sleeps,
-because waking an idle core costs more than a request does, and does useful work ahead meanwhile. What would wait
-goes to a worker thread. Directories are not opened: the kernel is told so once, asks no more, and keeps what was
-listed, so that a directory costs two requests and its second listing none.
+because waking an idle core costs more than a request does, and does useful work ahead meanwhile. While another process
+lists ahead it sleeps instead: that process and the client need the cores. What would wait goes to a worker thread.
+Directories are not opened: the kernel is told so once, asks no more, and keeps what was listed, so that a directory
+costs two requests and its second listing none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from guestkit.namespace import Namespace
 
 SPIN_SECONDS = 100e-6  # 60 to 200 us are equal, 30 is too short
 YIELD_SECONDS = 25e-3  # signals, worker threads and cancellation get their turn this often
-_PATIENCE_MS = 5
+_PATIENCE_MS = 5  # of sleep for the next request before the others get their turn
 _THREADS = 8
 _REQUEST = 1 << 16  # bytes; the kernel wants room for what it might write
 _LISTINGS = 64  # that wait to be gone on with
