@@ -118,7 +118,8 @@ class Decoded(Leaf):
         """Have the pool decode what this read needs and, when a reader goes on, what it will ask for next.
 
         Return the first unit that this read does not take to its end, when the reader has gone on for long and takes
-        several units at once: a stream that would only drive what others use out of the cache. Else 0.
+        several units at once of more than the cache would hold: a stream that would only drive what others use out of
+        it. Else 0.
         """
         readers = self._readers
         ahead = 0
@@ -135,7 +136,8 @@ class Decoded(Leaf):
         if (ahead or last - first >= self._batch) and self._limits.decode_threads:
             begin = self._start(begin, min(last + ahead // self.unit, (self.size - 1) // self.unit))
         readers[slot] = (offset + length, ahead, begin)
-        return (offset + length) // self.unit if last > first and ahead == self._most_ahead else 0
+        streams = last > first and ahead == self._most_ahead and self.size > self._cache.limit >> 2
+        return (offset + length) // self.unit if streams else 0
 
     def _start(self, batch: int, last: int) -> int:
         """Begin to decode the batches from `batch` to that of unit `last`; return the first that was not begun."""

@@ -172,6 +172,15 @@ def test_many_threads_read_the_same_bytes() -> None:
     assert not wrong
 
 
+def test_a_file_that_the_cache_can_hold_is_made_once_for_two_readings(limits: Limits) -> None:
+    data = random.Random(2).randbytes(2 << 20)
+    leaf = Made(data, 1 << 15, limits)
+    for _ in range(2):
+        assert b"".join(leaf.read(at, 1 << 17) for at in range(0, len(data), 1 << 17)) == data
+    limits.close()
+    assert sum(leaf.times.values()) <= 64 + 64 // 4  # a thread and the reader may meet at a unit
+
+
 def test_long_stream_leaves_what_others_cached() -> None:
     limits = Limits(cache_bytes=4 << 20, decode_threads=0)
     limits.cache.put("metadata", b"m", 100_000)
