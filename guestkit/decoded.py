@@ -28,10 +28,12 @@ _READERS = 8  # sequential readers that are told apart: the files of a guest sha
 class Decoded(Leaf):
     """A leaf of `size` bytes made in units of `unit` bytes (the last may be shorter)."""
 
-    def __init__(self, size: int, unit: int, limits: Limits) -> None:
+    def __init__(self, size: int, unit: int, limits: Limits, *, in_threads: bool = True) -> None:
+        """`in_threads`: whether threads help, as they do when decode() lets go of the interpreter for long enough."""
         self.size = size
         self.unit = unit
         self._limits = limits
+        self._in_threads = in_threads and bool(limits.decode_threads)
         self._cache = limits.cache
         self._token = limits.token()
         self._most_ahead = min(_MOST_AHEAD, limits.cache.limit // 4)
@@ -133,7 +135,7 @@ class Decoded(Leaf):
                 break
         else:
             self._oldest = (slot + 1) % _READERS
-        if (ahead or last - first >= self._batch) and self._limits.decode_threads:
+        if (ahead or last - first >= self._batch) and self._in_threads:
             begin = self._start(begin, min(last + ahead // self.unit, (self.size - 1) // self.unit))
         readers[slot] = (offset + length, ahead, begin)
         streams = last > first and ahead == self._most_ahead and self.size > self._cache.limit >> 2

@@ -14,7 +14,8 @@ from guestkit.errors import Corrupt, Unsupported
 
 MOST = 128 << 10  # bytes of an extent, compressed or not
 _length = Struct("<I").unpack_from
-_METHODS = {1: "zlib", 2: "lzo", 3: "zstd"}
+LZO = 2
+_METHODS = {1: "zlib", LZO: "lzo", 3: "zstd"}
 
 
 def check_method(number: int) -> None:
@@ -32,7 +33,7 @@ def decompress(method: int, data: bytes, size: int, sector_size: int, *, inline:
         return b""
     if method == 1:
         made = deflate.decompress(data, size, wrapped=True)
-    elif method == 2:
+    elif method == LZO:
         made = _lzo(data, size, sector_size, inline)
     else:
         check_method(method)

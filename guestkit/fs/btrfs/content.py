@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from guestkit.decoded import Decoded
 from guestkit.errors import Corrupt, GuestkitError
 from guestkit.fs.btrfs.assembly import Trees
-from guestkit.fs.btrfs.compression import MOST, decompress
+from guestkit.fs.btrfs.compression import LZO, MOST, decompress
 from guestkit.fs.btrfs.data import Unverified, Verified
 from guestkit.fs.btrfs.extents import ExtentMap, FileExtent
 from guestkit.limits import Limits
@@ -65,7 +65,10 @@ class BtrfsFile(Source):
             lead = window_lead(extent)
             decoded = self._decoded.get(lead)
             if decoded is None:
-                made = Decompressed(self._data, self._map, self.size, self._sums, self._where, lead)
+                # LZO's pieces are too short for threads: they would make a reader slower
+                made = Decompressed(
+                    self._data, self._map, self.size, self._sums, self._where, lead, in_threads=extent.method != LZO
+                )
                 decoded = self._decoded.setdefault(lead, made)
             yield Extent(begin, length, decoded, begin + lead)
         elif not extent.address:
@@ -95,8 +98,10 @@ class Decompressed(Decoded):
     Its byte `lead` is the file's first. What stands elsewhere reads as zeros here, and nobody asks for it.
     """
 
-    def __init__(self, data: Data, map: ExtentMap, size: int, sums: bool, where: str, lead: int) -> None:
-        super().__init__(size + lead, MOST, data.limits)
+    def __init__(
+        self, data: Data, map: ExtentMap, size: int, sums: bool, where: str, lead: int, *, in_threads: bool
+    ) -> None:
+        super().__init__(size + lead, MOST, data.limits, in_threads=in_threads)
         self._map = map
         self._input: Leaf = data.verified if sums else data.unverified
         self._sector = data.sector
