@@ -43,7 +43,7 @@ class Extents:
 
     def _node(self, block: int, level: int, first: int) -> Node:
         """The node at `block`, checked: of `level`, and beginning with the key `first`. Raises: Corrupt."""
-        raise NotImplementedError  # what has nodes apart from its root says how they are read
+        raise Corrupt("extent tree", "level", found=level)  # this one has no node but its root
 
     def runs(self, start: int, end: int) -> Iterator[Run]:
         """Yield runs that tile the logical blocks [start, end) left to right, holes among them.

@@ -128,7 +128,7 @@ def test_damage_is_the_mounts_own(mounted, tmp_path, plain_loop):
 
 
 def test_a_mount_outlives_its_lister(mounted, tmp_path):
-    """In the middle of a walk; its end is noticed when more is wanted of it than has arrived, or when the mount ends."""
+    """In the middle of a walk; that is noticed when more is wanted than has arrived, or when the mount ends."""
     fs = Told(tmp_path / "log")
     grown(fs)
     mount = mounted(fs)
