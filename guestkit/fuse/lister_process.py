@@ -25,6 +25,7 @@ _MOST_ORDERS = 4096 // _ORDER.size  # of one write, which is whole or not at all
 _HEADER = struct.Struct("=QQII")  # node, last cookie, entries, bytes of the records
 _LARGE = 1 << 18  # bytes of a directory that the mount lists itself, piece by piece
 _MOST_ENTRIES = 8192  # of a directory, likewise
+_MOST_KEPT = 1 << 16  # directories that are not handed over
 _PIPE = 1 << 16  # bytes of one read
 _HELD = 1 << 18  # bytes that a pipe holds
 _ENDINGS = (signal.SIGINT, signal.SIGHUP)  # sent to the whole group; the mount's end is what ends the process
@@ -174,6 +175,7 @@ def start(
 def _work(lister: Lister, damage: Callable[[], int], orders: int, results: int) -> None:
     """Do as ordered until the mount is gone."""
     found = damage()
+    kept: set[int] = set()  # directories that were met with damage, or together with some: it is counted only once
     waits = blocking = True
     while True:
         if waits != blocking:
@@ -193,8 +195,12 @@ def _work(lister: Lister, damage: Callable[[], int], orders: int, results: int) 
         waits = not lister.step()
         if lister.done:
             before, found = found, damage()
-            if found == before:
-                for listing in lister.done:
+            if found != before:
+                kept.update([listing.node for listing in lister.done])
+                if len(kept) > _MOST_KEPT:  # too much is damaged for this to help: the mount lists for itself
+                    return
+            for listing in lister.done:
+                if listing.node not in kept:
                     _send(results, listing)
             lister.done.clear()
 

@@ -267,3 +267,42 @@ def test_a_listing_that_is_asked_for_in_the_middle_goes_on_there(steps):
         listing.fill(50)
     names = [name for name, *_ in listing.pending]
     assert names == [b".", b"..", *(b"%d" % file for file in range(900))]
+
+
+def test_a_directory_with_damage_is_never_handed_over(tmp_path):
+    """Damage that only hides a name is counted the first time alone; the mount's own process has to meet it too."""
+    from guestkit.fuse import protocol
+    from guestkit.fuse.options import MountOptions
+    from guestkit.fuse.requests import Requests
+    from guestkit.namespace import MountTable, node_of
+
+    class Hiding(MemoryFS):
+        def scan(self, directory, cookie=0):
+            if directory == bad:
+                self.damage.add(f"inode {directory}", "a name cannot be shown")
+            yield from super().scan(directory, cookie)
+
+    fs = Hiding()
+    bad, good = fs.directory(2, b"bad"), fs.directory(2, b"good")
+    fs.file(bad, b"file")
+    namespace = MountTable()
+    namespace.mount(fs)
+    requests = Requests(namespace, MountOptions(), protocol.Entries(MountOptions()))
+    theirs, orders = os.pipe()
+    results, ours = os.pipe()
+    worker = threading.Thread(
+        target=lister_process._work, args=(requests.lister, namespace.damaged, theirs, ours), daemon=True
+    )
+    worker.start()
+    for key in (bad, bad, good):
+        before = namespace.damaged()
+        os.write(orders, struct.pack("=QQ", node_of(1, key), 1))
+        time.sleep(0.2)
+        assert namespace.damaged() - before == (key == bad and before == 0)
+    os.close(orders)
+    worker.join(5)
+    assert not worker.is_alive()
+    (node,) = struct.unpack_from("=Q", os.read(results, 1 << 16))
+    assert node == node_of(1, good)
+    for fd in (theirs, results, ours):
+        os.close(fd)
