@@ -184,8 +184,9 @@ SKIPPED = (Corrupt, NotADirectory, NotFound, SourceError, Unsupported)
 def gathered(
     batches: Iterable[list[RawEntry]], first: int = _BATCH >> 6, largest: int = _BATCH
 ) -> Iterator[list[RawEntry]]:
-    """Yield the entries of `batches` in lists that grow from `first` up to `largest`, so that the first come soon.
+    """Yield the entries of `batches` in lists of `first` or more, so that the first come soon.
 
+    While inodes lie far apart lists grow, up to `largest`, because each costs a pass over all of their tables.
     Raises: what `batches` raises, after everything before it has been yielded.
     """
     most = min(first, largest)
@@ -194,9 +195,11 @@ def gathered(
         for batch in batches:
             held += batch
             if len(held) >= most:
+                some = [entry[1] for entry in held[:: len(held) + 15 >> 4]]
+                if max(some) - min(some) > 2 * len(held):
+                    most = min(most * 4, largest)
                 yield held
                 held = []
-                most = min(most * 4, largest)
     except GuestkitError:
         if held:
             yield held

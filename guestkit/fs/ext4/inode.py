@@ -171,7 +171,7 @@ class InodeTable:
 
     def record(self, ino: int) -> tuple[bytes, Stat]:
         """(record, stat) of inode `ino`. Raises: as read()."""
-        recent = self._recent.get(ino)
+        recent = self._recent.pop(ino, None)
         if recent is not None:
             return recent
         inode = self.read(ino)
@@ -242,7 +242,8 @@ class InodeTable:
             stats[slot] = self._decode_one(inos[slot], records[slot], failed)
         recent = self._recent
         if len(recent) + len(special) > self._most_recent:
-            recent.clear()
+            for ino in list(recent)[: self._most_recent >> 1]:
+                recent.pop(ino, None)
         for slot in special:  # a directory is entered next, a link is read
             stat = stats[slot]
             if stat is not None:

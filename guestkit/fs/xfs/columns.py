@@ -22,6 +22,7 @@ _USABLE = sys.byteorder == "little"
 
 BIGTIME2, NREXT64_2, METADATA2 = 0x8, 0x10, 0x20  # di_flags2
 _EPOCH = (1 << 31) * 1_000_000_000  # what a big timestamp counts from lies so long before 1970
+_EARLY = bytes(byte <= _EPOCH >> 56 for byte in range(256))  # of the highest byte of one that may lie before 1970
 _NEGATIVE = bytes(byte >> 7 for byte in range(256))
 # of the upper byte of a mode
 _KIND = bytes(byte & 0xF0 for byte in range(256))
@@ -90,7 +91,7 @@ def stats_of(data: bytes, inos: Sequence[int], form: Form) -> tuple[list[Stat | 
     if max(blocks) > most_blocks:
         left.update([slot for slot, value in enumerate(blocks) if value > most_blocks])
     if bigtime:
-        times = [[value - _EPOCH for value in _column("Q", quads[at::quad])] for at in (4, 5, 6, 18)]
+        times = _times([quads[at::quad] for at in (4, 5, 6, 18)], count)
     else:
         times = [
             [
@@ -110,6 +111,21 @@ def stats_of(data: bytes, inos: Sequence[int], form: Form) -> tuple[list[Stat | 
     for slot in left:
         stats[slot] = None
     return stats, left
+
+
+def _times(columns: Sequence[memoryview], count: int) -> list[list[int]]:
+    """The nanoseconds of each big timestamp, column by column.
+
+    All are put side by side into one large number: one operation on it does for all of them.
+    """
+    stored = b"".join([column.tobytes() for column in columns])
+    if 1 not in stored[::8].translate(_EARLY):  # no difference is negative and borrows from its neighbour
+        epochs = int.from_bytes(_EPOCH.to_bytes(8, "big") * (len(stored) >> 3), "big")
+        stored = (int.from_bytes(stored, "big") - epochs).to_bytes(len(stored), "big")
+        times = _swapped("Q", array("Q", stored)).tolist()
+    else:
+        times = [value - _EPOCH for value in _swapped("Q", array("Q", stored))]
+    return [times[at : at + count] for at in range(0, len(times), count)]
 
 
 def _column(code: str, part: memoryview) -> list[int]:

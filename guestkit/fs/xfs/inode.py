@@ -194,7 +194,7 @@ class InodeTable:
 
     def record(self, ino: int) -> tuple[bytes, Stat]:
         """(record, stat) of inode `ino`. Raises: as read()."""
-        recent = self._recent.get(ino)
+        recent = self._recent.pop(ino, None)
         if recent is not None:
             return recent
         inode = self.read(ino)
@@ -259,7 +259,8 @@ class InodeTable:
         found.stats.update(zip(members, decoded, strict=True))
         recent = self._recent
         if len(recent) + len(members) > self._most_recent:
-            recent.clear()
+            for ino in list(recent)[: self._most_recent >> 1]:
+                recent.pop(ino, None)
         for slot in compress(range(len(members)), records[2::size].translate(NO_FILE)):
             status = decoded[slot]
             if status is not None:  # a directory is entered next, a link is read
