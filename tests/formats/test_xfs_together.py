@@ -8,8 +8,8 @@ import pytest
 from xfs_images import DATA, Image, fixture, reader, u64
 
 from guestkit.errors import Corrupt, GuestkitError, SourceError
-from guestkit.fs.base import Stat, whole
-from guestkit.fs.xfs import dirdata, inode
+from guestkit.fs.base import Stat, gathered, whole
+from guestkit.fs.xfs import columns, dirdata, inode
 from guestkit.fs.xfs.blocks import DIRECTORY
 from guestkit.fs.xfs.dirdata import Names, directory_format, parse_names, parse_short
 from guestkit.fs.xfs.filesystem import Xfs
@@ -229,3 +229,25 @@ def test_plain_entries_are_read_as_careful_reading_has_them(name: str, monkeypat
         assert quick == careful
         odd += careful[0][1] != "None"
     assert odd > 100
+
+
+@pytest.mark.parametrize("early", [(), (0,), (3, 4), range(20)])
+def test_big_timestamps_on_both_sides_of_1970_and_at_their_bounds(early: tuple[int, ...] | range) -> None:
+    """Those of many are subtracted at once; one before 1970 would borrow from the one that stands beside it."""
+    epoch = columns._EPOCH
+    values = [epoch + number * 10**17 + 5 for number in range(1, 21)]
+    values[9], values[10] = (1 << 64) - 1, (0x1E << 56)
+    for place in early:
+        values[place] = (0, epoch - 1, epoch, epoch + 1, 1)[place % 5]
+    stored = memoryview(b"".join(value.to_bytes(8, "big") for value in values)).cast("Q")
+    found = columns._times([stored[:10], stored[10:]], 10)
+    assert [*found[0], *found[1]] == [value - epoch for value in values]
+
+
+@pytest.mark.parametrize(("step", "sizes"), [(1, [1024] * 9 + [784]), (50, [1024, 4096, 4880])])
+def test_lists_grow_only_where_inodes_lie_far_apart(step: int, sizes: list[int]) -> None:
+    entries = [(b"name", 128 + number * step, 8, number + 1) for number in range(10_000)]
+    batches = [entries[at : at + 16] for at in range(0, len(entries), 16)]
+    found = list(gathered(batches))
+    assert [len(each) for each in found] == sizes
+    assert [entry for each in found for entry in each] == entries

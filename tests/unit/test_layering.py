@@ -32,9 +32,9 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-# fs.base, volume.base and image.base are the interfaces, fs.plain and fs.extents are what two formats have in common;
-# formats of one package are siblings of each other
-_SHARED = ("base", "plain", "extents")
+# fs.base, volume.base and image.base are the interfaces; fs.plain, fs.extents and fs.recent are what two formats have
+# in common; formats of one package are siblings of each other
+_SHARED = ("base", "plain", "extents", "recent")
 
 
 def _room(module: str) -> str:

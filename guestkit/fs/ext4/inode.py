@@ -18,6 +18,7 @@ from guestkit.fs.ext4 import features as f
 from guestkit.fs.ext4.blocks import Blocks
 from guestkit.fs.ext4.columns import USABLE, Form, form_of, stats_of
 from guestkit.fs.ext4.groups import Groups
+from guestkit.fs.recent import Recent
 from guestkit.layout import Layout
 
 ROOT_INO = 2
@@ -74,7 +75,6 @@ _LONG_RUN = 1024  # inodes, wanted or not, where they are small enough for that
 _SHORT_RUN = 64  # the same where fewer than one in _SPARSE is wanted
 _SPARSE = 16
 _HELD_BYTES = 1 << 24  # of records that are held for one listing
-_RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
 _FEW = 8  # fewer inodes are decoded one by one
 _FORMATS = frozenset((0x1000, 0x2000, 0x4000, 0x6000, 0x8000, 0xA000, 0xC000))
 
@@ -131,8 +131,7 @@ class InodeTable:
         self._long_run = max(1, min(_LONG_RUN, _RUN_BYTES // sup.inode_size))
         self.most = max(1, _HELD_BYTES // sup.inode_size)  # inodes whose records are held together
         self._blank = bytes(sup.inode_size)
-        self._most_recent = _RECENT_BYTES // (sup.inode_size + 512)
-        self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
+        self._recent = Recent(sup.inode_size)
         self._form: Form | None = None
         if USABLE and sup.inode_size > 128:
             extend = crc32c_extend() if sup.metadata_csum else None
@@ -151,7 +150,7 @@ class InodeTable:
         inode: Inode | None = self._cached(key)
         if inode is not None:
             return inode
-        recent = self._recent.pop(ino, None)
+        recent = self._recent.take(ino)
         if recent is not None:
             inode = Inode(*recent, self._acl_high)
             self._blocks.cache.put(key, inode, 700 + self._size)
@@ -171,7 +170,7 @@ class InodeTable:
 
     def record(self, ino: int) -> tuple[bytes, Stat]:
         """(record, stat) of inode `ino`. Raises: as read()."""
-        recent = self._recent.pop(ino, None)
+        recent = self._recent.take(ino)
         if recent is not None:
             return recent
         inode = self.read(ino)
@@ -240,14 +239,8 @@ class InodeTable:
         stats, left, special = stats_of(records, inos, self._form)
         for slot in left:
             stats[slot] = self._decode_one(inos[slot], records[slot], failed)
-        recent = self._recent
-        if len(recent) + len(special) > self._most_recent:
-            for ino in list(recent)[: self._most_recent >> 1]:
-                recent.pop(ino, None)
-        for slot in special:  # a directory is entered next, a link is read
-            stat = stats[slot]
-            if stat is not None:
-                recent[inos[slot]] = records[slot], stat
+        met = [(records[slot], stats[slot]) for slot in special]  # a directory is entered next, a link is read
+        self._recent.keep((raw, stat) for raw, stat in met if stat is not None)
         return stats
 
     def _decode_one(self, ino: int, raw: bytes, failed: Failed) -> Stat | None:

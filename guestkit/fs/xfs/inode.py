@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from guestkit.errors import Corrupt, GuestkitError, NotFound, SourceError
 from guestkit.fs.base import Stat
+from guestkit.fs.recent import Recent
 from guestkit.fs.xfs.blocks import Blocks
 from guestkit.fs.xfs.columns import BIGTIME2, METADATA2, NO_FILE, NREXT64_2, form_of, stats_of
 from guestkit.layout import Layout
@@ -29,7 +30,6 @@ _BIGTIME = (1 << 31) * _NS  # what a big timestamp counts from lies so long befo
 _PAGE_LOG = 6
 _PAGE = 1 << _PAGE_LOG  # inodes that are read together for one; a chunk of inodes, where chunks are aligned
 _RUN_BYTES = 1 << 18  # of records, wanted or not, that one bulk read takes at most
-_RECENT_BYTES = 2 << 20  # of records, of which an inode's Stat is about half a KiB
 _OFTEN = 8  # inodes of a page that are decoded one by one; then all of it is
 _FEW = 8  # fewer inodes are decoded one by one
 _COLUMN = 256  # inodes that are decoded together, so that their records stay in the processor's cache
@@ -155,8 +155,7 @@ class InodeTable:
         self._last_group = sup.ag_count - 1
         self._last_inodes = sup.ag_length(self._last_group) << sup.inodes_per_block_log
         self._extend = blocks.extend
-        self._most_recent = _RECENT_BYTES // (sup.inode_size + 512)
-        self._recent: dict[int, tuple[bytes, Stat]] = {}  # directories and links of the last listings, for what follows
+        self._recent = Recent(sup.inode_size)
         self._form = form_of(sup, self._block_size, blocks.extend)
 
     def read(self, ino: int, *, special: bool = False) -> Inode:
@@ -170,7 +169,7 @@ class InodeTable:
             return inode
         if not 0 < ino < self._limit:
             raise NotFound(f"inode {ino} is none of this filesystem")
-        recent = self._recent.pop(ino, None)
+        recent = self._recent.take(ino)
         if recent is not None:
             inode = Inode(*recent, self._sectors)
             self._blocks.cache.put(key, inode, 800 + self._size)
@@ -194,7 +193,7 @@ class InodeTable:
 
     def record(self, ino: int) -> tuple[bytes, Stat]:
         """(record, stat) of inode `ino`. Raises: as read()."""
-        recent = self._recent.pop(ino, None)
+        recent = self._recent.take(ino)
         if recent is not None:
             return recent
         inode = self.read(ino)
@@ -257,14 +256,9 @@ class InodeTable:
         size = self._size
         decoded, left = stats_of(records, members, self._form)
         found.stats.update(zip(members, decoded, strict=True))
-        recent = self._recent
-        if len(recent) + len(members) > self._most_recent:
-            for ino in list(recent)[: self._most_recent >> 1]:
-                recent.pop(ino, None)
-        for slot in compress(range(len(members)), records[2::size].translate(NO_FILE)):
-            status = decoded[slot]
-            if status is not None:  # a directory is entered next, a link is read
-                recent[status[0]] = records[slot * size : (slot + 1) * size], status
+        slots = compress(range(len(members)), records[2::size].translate(NO_FILE))
+        met = [(records[slot * size : (slot + 1) * size], decoded[slot]) for slot in slots]
+        self._recent.keep((raw, stat) for raw, stat in met if stat is not None)  # a directory is entered next
         for slot in left:
             self._decode_each(records[slot * size : (slot + 1) * size], members[slot : slot + 1], found)
 
