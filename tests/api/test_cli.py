@@ -336,6 +336,7 @@ def test_interrupt_is_quiet_and_130(sample_image: Path, tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from guestkit.cli import content, main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "def slow(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(5)\n"
         "content.cat = slow\n"
         f"sys.exit(main.main(['cat', {str(sample_image)!r}, '/etc/hostname']))\n"
