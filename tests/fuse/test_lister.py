@@ -49,7 +49,8 @@ def grown(fs: MemoryFS, wide: int = 30, deep: int = 6) -> None:
             for file in range(5):
                 fs.file(at, b"file%d" % file, b"%d" % file)
             fs.link(at, b"link", b"/d1/file1")
-            fs.link(at, b"out", b"../" * 9 + b"d2")
+            out = b"../" * 9 + b"d2" if number % 10 == 0 else b"file2"  # one that leads out is for the mount to list
+            fs.link(at, b"out", out)
 
 
 def child_of(pid: int) -> int:
@@ -91,19 +92,24 @@ def listers(log: Path) -> dict[int, set[int]]:
 
 
 @both_loops
-def test_another_process_lists_most_of_a_walk(mounted, tmp_path, plain_loop):
+def test_another_process_lists_ahead_of_a_walk(mounted, tmp_path, plain_loop):
     fs = Told(tmp_path / "log")
     grown(fs)
     alone, shared = mounted(fs, plain_loop=plain_loop), mounted(fs, plain_loop=plain_loop)
-    child = child_of(alone.pid)
-    os.kill(child, signal.SIGKILL)
-    assert found(alone.at).count("\n") == 30 * 6 * 8
+    os.kill(child_of(alone.pid), signal.SIGKILL)
+    expected = found(alone.at)
+    assert expected.count("\n") == 30 * 6 * 8
     assert all(pids == {alone.pid} for pids in listers(tmp_path / "log").values())
     (tmp_path / "log").write_text("")
     child = child_of(shared.pid)
-    assert found(shared.at) == found(alone.at)
-    told = listers(tmp_path / "log")
-    assert sum(child in pids for pids in told.values()) > len(told) / 2
+    assert len(os.listdir(shared.at)) == 30
+    until = time.monotonic() + 30
+    while sum(child in pids for pids in listers(tmp_path / "log").values()) < 150:
+        assert time.monotonic() < until, "it does not list ahead"
+        time.sleep(0.01)
+    assert found(shared.at) == expected
+    # on a busy machine a walk is quicker than the lister, and what it has done goes to waste
+    assert sum(pids == {child} for pids in listers(tmp_path / "log").values()) > 20
     assert alone.end() == 0 and shared.end() == 0
 
 
