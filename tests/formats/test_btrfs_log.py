@@ -247,7 +247,7 @@ def test_mutants_of_the_log_give_a_result_or_a_typed_error(name: str, images: di
         used = [at for at in range(101, size) if block[at]]
         for at in dice.sample(used, min(len(used), dice.choice((1, 1, 2, 20)))):
             block[at] = dice.choice((0, 1, 0x7F, 0xFF, dice.randrange(256)))
-        start = time.monotonic()
+        start = time.process_time()
         try:
             fs = opened(patched(image, offset, sealed(block, kind)))
             kinds[fs.state.kind] += 1
@@ -259,7 +259,7 @@ def test_mutants_of_the_log_give_a_result_or_a_typed_error(name: str, images: di
                         pass
         except GuestkitError:
             pass
-        assert time.monotonic() - start < 10
+        assert time.process_time() - start < 10
     assert all(kinds.values())
 
 
@@ -660,10 +660,10 @@ def test_extents_that_all_overlap_end_the_replay_soon() -> None:
     k = 4096
     base = {**TOP, **FILE, **{(257, EXTENT_DATA, at * k): extent(1 << 30, k) for at in range(5000)}}
     log = {(257, EXTENT_DATA, at * k): extent((2 << 30) + at * k, (6000 - at) * k) for at in range(5000)}
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(Corrupt, match="log tree"):
         Replay(Plain(base, 200), Plain(log, 200), SHAPE, Budget(300_000, "log tree")).run()
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_first_superblock_counts_though_a_copy_is_newer(images: dict[str, bytes]) -> None:

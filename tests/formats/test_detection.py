@@ -184,11 +184,11 @@ def test_detection_reads_little_of_a_huge_disk() -> None:
     source = Sectors(2 << 40, fixture("ext4").sectors)
     assert registry.detect(source).type == "ext4"
     assert source.bytes_read < MIB
-    start = time.perf_counter()
+    start = time.process_time()
     blank = ZeroSource(2 << 40)
     assert registry.detect(blank).type == ""
     assert registry.partition_table(blank, Limits()) is None
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_window_reads_each_end_once() -> None:

@@ -300,16 +300,16 @@ def test_a_large_directory_is_searched_by_hash_and_resumed() -> None:
     entries = list(fs.scan(directory))
     assert [entry.name.decode() for entry in entries] == wanted
     assert list(fs.scan(directory, entries[11_000].cookie)) == entries[11_001:]
-    began = time.monotonic()
+    began = time.process_time()
     assert fs.lookup(directory, b"N11699") == entries[-1].ino
     with pytest.raises(NotFound):
         fs.lookup(directory, b"n11700")
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
     assert fs.stat(directory).nlink == 2
-    began = time.monotonic()
+    began = time.process_time()
     some = entries[::20]
     assert [fs.lookup(directory, entry.name) for entry in some] == [entry.ino for entry in some]
-    assert time.monotonic() - began < 10  # they are not searched for in all entries one after the other
+    assert time.process_time() - began < 10  # they are not searched for in all entries one after the other
 
 
 def test_a_damaged_set_in_a_large_directory_costs_no_other_name() -> None:

@@ -188,7 +188,7 @@ def test_mutants_of_fast_commits_give_a_result_or_a_typed_error(name: str) -> No
                     chosen.append((tag.kind, bytes(value)))
                     room -= len(value) + 4
             changed = block_of(*chosen, tid=int.from_bytes(base.data[place + 8 : place + 12], "little"), size=size)
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             fs = ext4.open([Overlay(base, [Patch(at, len(changed), BytesSource(changed), 0)])], Limits(), {})
             results.add(fs.state.kind)
@@ -200,5 +200,5 @@ def test_mutants_of_fast_commits_give_a_result_or_a_typed_error(name: str) -> No
                         pass
         except GuestkitError:
             pass
-        assert time.monotonic() - begin < 2
+        assert time.process_time() - begin < 2
     assert results == {"replayed", "dirty-not-replayed"}

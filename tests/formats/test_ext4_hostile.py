@@ -207,13 +207,13 @@ def test_mutants_give_results_or_typed_errors(base: tuple[str, bytes]) -> None:
             else:
                 other = chance.choice(used)
                 mutant[at & ~1023 : (at & ~1023) + 1024] = data[other : other + 1024]
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             found = survey(reader(bytes(mutant)))
             opened += 1
         except GuestkitError:
             continue
-        assert time.monotonic() - begin < 3
+        assert time.process_time() - begin < 3
         if kind == "checked":  # what is shown of names and inodes is what was there
             for name, row in found.items():
                 assert row[0] == whole[name][0] and row[1] in (None, whole[name][1])
@@ -236,7 +236,7 @@ def test_directory_that_names_one_block_without_end_is_left_soon(tmp_path: Path)
     data[at + 40 : at + 100] = struct.pack("<15I", *[block] * 12, 3000, 3001, 3002)
     data[at + 4 : at + 8] = b"\xff" * 4
     fs = reader(bytes(data))
-    begin = time.monotonic()
+    begin = time.process_time()
     names = []
     with pytest.raises(Corrupt, match="not met before"):
         for found in fs.scan(path(fs, b"dir")):
@@ -245,7 +245,7 @@ def test_directory_that_names_one_block_without_end_is_left_soon(tmp_path: Path)
         fs.lookup(path(fs, b"dir"), b"none")
     assert len(list(fs.walk())) < 200
     assert len(names) == 40
-    assert time.monotonic() - begin < 3
+    assert time.process_time() - begin < 3
 
 
 def test_directories_with_two_names_each_do_not_make_a_tree_without_end(tmp_path: Path) -> None:

@@ -577,13 +577,13 @@ def test_mutants_of_the_log_give_a_result_or_a_typed_error(name: str) -> None:
         if block == 0 and rng.random() < 0.7 and superblock.metadata_csum:
             data[252:256] = crc32c(bytes(data[:252]) + bytes(4) + bytes(data[256:1024])).to_bytes(4, "big")
         device = with_bytes(base, place + block * size, bytes(data))
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             recovery = recover(device, superblock.block_size, superblock.blocks_count, True, runs)
             recovery.source.read(0, 8192)
             good += recovery.blocks > 0
         except GuestkitError:
             pass
-        slowest = max(slowest, time.monotonic() - begin)
+        slowest = max(slowest, time.process_time() - begin)
     assert good > 50
     assert slowest < 1.0

@@ -202,10 +202,10 @@ def test_a_volume_of_two_tebibytes_opens_without_reading_its_table() -> None:
     info = struct.pack("<I480xII16xI", 0x41615252, 0x61417272, free, 0xAA550000)
     head = struct.pack("<III", 0x0FFFFFF8, 0x0FFFFFFF, 0x0FFFFFFF)
     source = _Counting(total * 512, {0: bytes(boot), 512: info, 32 * 512: head})
-    began = time.monotonic()
+    began = time.process_time()
     fs = opened(source)
     assert names(fs) == []
-    assert time.monotonic() - began < 0.3
+    assert time.process_time() - began < 0.3
     assert source.read_bytes < 1 << 20
     assert fs.statvfs().bfree == free
     assert source.read_bytes < 1 << 20
@@ -476,10 +476,10 @@ def test_a_full_directory_of_two_mebibytes_is_read_and_searched_soon() -> None:
     entries = b"".join(short(b"F%07d" % n) for n in range(65_534))
     volume.root = short(b"DIR", volume.folder(10, entries, more=list(range(11, 10 + 4096))), 0, 0x10)
     fs = opened(volume)
-    began = time.monotonic()
+    began = time.process_time()
     assert len(names(fs, 10)) == 65_534
     assert fs.lookup(10, b"f0065533")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 # the whole

@@ -180,9 +180,9 @@ def test_header_beyond_the_bounds_is_refused_at_once(change: dict[str, int]) -> 
     entries = bytes(raw[1024 : 1024 + 128 * 128])
     for lba, alternate, at in ((1, 4095, 2), (4095, 1, 4063)):
         raw[lba * 512 : lba * 512 + 92] = header(lba, alternate, at, entries, 4095, **change)
-    start = time.perf_counter()
+    start = time.process_time()
     found = table(raw)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
     assert (found.volumes, len(found.problems)) == ((), 1)
 
 

@@ -341,10 +341,10 @@ def test_an_attribute_list_that_names_itself_ends(image: Make) -> None:
     small = [listed, *(part for part in parts if len(part) < 400)]
     recipe.write_record(path, extension, recipe.with_attributes(raw, small))
     fs = opened(path)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(GuestkitError):
         fs.open(number).read(0, fs.stat(number).size)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

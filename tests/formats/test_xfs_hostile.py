@@ -52,9 +52,9 @@ def _attributes(fs: Xfs) -> Callable[[int], object]:
 
 def changed(image: Image) -> set[bytes]:
     """The paths that read otherwise than in the fixture."""
-    begin = time.monotonic()
+    begin = time.process_time()
     before, after = survey(image.fs), survey(image.open())
-    assert time.monotonic() - begin < 6
+    assert time.process_time() - begin < 6
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
@@ -190,11 +190,11 @@ def test_tree_of_extents_that_loops_or_lies_ends_at_once(what: str) -> None:
         image.block(child, BMAP, (72 + 8, u64(0)))
     else:
         image.block(child, BMAP, (72, u64(2)))
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(Corrupt):
         source = image.open().open(image.ino("deep"))
         source.read(0, source.size)
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1
     assert changed(image) <= {b"deep"}
 
 
@@ -368,11 +368,11 @@ def test_directory_that_names_one_block_without_end_is_left_soon() -> None:
     )
     names = []
     fs = image.open()
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(Corrupt, match="not met before"):
         for entry in fs.scan(image.ino("directories/leaf")):
             names.append(entry.name)
-    assert time.monotonic() - begin < 1
+    assert time.process_time() - begin < 1
     assert len(names) == len(set(names))
 
 
@@ -433,10 +433,10 @@ def test_chain_of_leaves_that_loops_ends() -> None:
         else:
             image.block(block, DA, (64, u32(0x61)))
     fs = image.open()
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(NotFound):
         fs.lookup(image.ino(path), b"a")
-    assert time.monotonic() - begin < 2
+    assert time.process_time() - begin < 2
     assert fs.problems()[0] == 1
 
 
@@ -466,13 +466,13 @@ def test_what_mutants_with_checksums_show_is_what_was_there(name: str) -> None:
         for _ in range(chance.choice((1, 1, 4, 16))):
             at = chance.choice(used) + chance.randrange(512)
             mutant[at] ^= 1 << chance.randrange(8)
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             found = survey(reader(mutant))
             opened += 1
         except GuestkitError:
             continue
-        assert time.monotonic() - begin < 3
+        assert time.process_time() - begin < 3
         for path, row in found.items():  # what names, inodes, links and attributes show, file contents apart
             for index, value in enumerate(row):
                 assert value is None or index == 4 or value == whole[path][index]

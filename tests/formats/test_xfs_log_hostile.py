@@ -124,9 +124,9 @@ def test_mutants_give_a_result_or_a_typed_error(size: int, crc: bool, wrapped: b
     kinds: dict[str, int] = {}
     slowest = 0.0
     for device in mutants(source, sup, records, dice, 300):
-        began = time.monotonic()
+        began = time.process_time()
         kind = attempt(device, sup)
-        slowest = max(slowest, time.monotonic() - began)
+        slowest = max(slowest, time.process_time() - began)
         kinds[kind] = kinds.get(kind, 0) + 1
     assert kinds["replayed"] > 30 and kinds["dirty-not-replayed"] > 30
     assert slowest < 1
@@ -207,9 +207,9 @@ def test_a_huge_log_is_not_read_as_a_whole(blocks: dict[int, bytes], cycle: int)
     log = Endless(cycle.to_bytes(4, "big") + bytes(508), blocks)
     device = BytesSource(bytes(1 << 20))
     sup = logs.superblock(log_start=0, log_blocks=1 << 19)
-    began = time.monotonic()
+    began = time.process_time()
     result, state = recover(device, sup, Limits(), Problems(), log)
-    assert time.monotonic() - began < 1.5
+    assert time.process_time() - began < 1.5
     assert log.bytes < 16 << 20
     assert state.kind in ("clean", "dirty-not-replayed") and result is device
 

@@ -265,11 +265,11 @@ def test_holes_stay_holes(place: Path) -> None:
 
 
 def test_huge_hole_costs_one_step_and_too_large_a_file_is_told(place: Path) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     report = copy(
         {"big": File(ZeroSource(1 << 42), blocks=0), "absurd": File(ZeroSource((1 << 63) - 1), blocks=0)}, place
     )
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     if (place / "big").exists():  # ext4 of the host ends at 16 TiB, others further up
         assert (place / "big").stat().st_size == 1 << 42
     assert report.failed + report.files == 2

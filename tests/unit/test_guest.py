@@ -264,10 +264,10 @@ def test_image_that_changes_while_open_is_noticed(disk: Path) -> None:
 def test_huge_sparse_disk_opens_at_once(tmp_path: Path, disk: Path) -> None:
     path = mbr(tmp_path / "huge", 2 << 40, (0x83, 1, 2_000_000, "ext4"))
     open_guest(disk).close()  # imports
-    start = time.perf_counter()
+    start = time.process_time()
     with open_guest(path) as guest:
         assert guest.filesystems() == [("/dev/sda1", "ext4")]
-    assert time.perf_counter() - start < 0.25
+    assert time.process_time() - start < 0.25
 
 
 def test_disk_letters() -> None:

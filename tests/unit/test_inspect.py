@@ -152,13 +152,13 @@ def test_damage_in_a_file_is_a_warning_and_nothing_else_is_lost() -> None:
 
 def test_hundred_thousand_fstab_lines_cost_no_more_than_seconds() -> None:
     fstab = "".join(f"/dev/sda{number % 9} /m{number} ext4 rw 0 0\n" for number in range(100_000))[: 2 << 20]
-    start = time.monotonic()
+    start = time.process_time()
     guest = guest_of(linux(fstab))
     (system,) = inspect_guest(guest)
     warnings = mount_os(guest, system, MountTable())
     assert len(system.fstab) <= 10_000
     assert warnings and any("more" in warning for warning in warnings)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 # mount_os

@@ -133,11 +133,11 @@ def test_records_are_found_across_read_boundaries_and_without_final_newline() ->
     ids=["directory", "empty", "zeros", "bytes", "one line", "continuations", "description", "odd version", "fifo"],
 )
 def test_hostile_databases_give_a_list_quickly(status: Any) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     found = read_dpkg(look_at({"status": status}))
     assert all(isinstance(package, Application) for package in found)
     assert sum(len(package.description) for package in found) < 1 << 20
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_database_above_the_cap_is_refused_by_name() -> None:

@@ -50,10 +50,10 @@ def test_tags_lose_their_quotes(written: str, meant: str) -> None:
 
 
 def test_number_of_lines_is_bounded_and_parsing_is_linear() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     entries = parse("/dev/sda1 /m ext4 defaults 0 0\n" * 100_000)
     assert len(entries) == 10_000
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def empty() -> MemoryFS:

@@ -354,11 +354,11 @@ def test_usr_lib_os_release_serves_when_etc_has_none() -> None:
     ],
 )
 def test_hostile_os_release_falls_back_and_is_quick(hostile: Any) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     found = find_release(look_at({"etc": {"os-release": hostile, "slackware-version": "Slackware 14.2\n"}}))
     assert found.distro in ("slackware", "unknown")
     assert len(found.product_name) <= 1024
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_file_above_the_cap_is_named_in_the_warnings() -> None:
@@ -371,9 +371,9 @@ def test_file_above_the_cap_is_named_in_the_warnings() -> None:
     "line", ["Red Hat" + " release 1" * 100_000, "Red Hat release " + "9" * 1_000_000, "Red Hat.release " * 60_000]
 )
 def test_hostile_release_line_takes_linear_time(line: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     find_release(look_at({"etc": {"redhat-release": line}}))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_shell_quotes_are_undone() -> None:
