@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from codecs import utf_16_le_decode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import NamedTuple, TypeVar
 
 from guestkit.errors import (
@@ -60,7 +61,7 @@ class DirEntry(NamedTuple):
 
 RawEntry = tuple[bytes, int, int, int]  # a DirEntry's fields
 SMALL = 1024  # entries of a directory that scan_small() lists
-TOGETHER = 64  # directories that are read together
+TOGETHER = 32  # directories that are read together
 _BATCH = 65536  # entries whose inodes are read together: those of a huge directory lie anywhere in their tables
 # in the end ({directory: its entries, as scan() yields them}, {inode key: Stat, as scan_stat() gives it})
 Small = Generator[None, None, tuple[dict[int, list[RawEntry]], dict[int, "Stat | None"]]]
@@ -186,7 +187,7 @@ def gathered(
 ) -> Iterator[list[RawEntry]]:
     """Yield the entries of `batches` in lists of `first` or more, so that the first come soon.
 
-    While inodes lie far apart lists grow, up to `largest`, because each costs a pass over all of their tables.
+    While most inodes lie far apart lists grow, up to `largest`, because each costs a pass over all of their tables.
     Raises: what `batches` raises, after everything before it has been yielded.
     """
     most = min(first, largest)
@@ -195,8 +196,8 @@ def gathered(
         for batch in batches:
             held += batch
             if len(held) >= most:
-                some = [entry[1] for entry in held[:: len(held) + 15 >> 4]]
-                if max(some) - min(some) > 2 * len(held):
+                some = sorted([entry[1] for entry in held[:: len(held) + 15 >> 4]])
+                if sum([gap > len(held) >> 3 for gap in map(sub, some[1:], some)]) > 4:
                     most = min(most * 4, largest)
                 yield held
                 held = []

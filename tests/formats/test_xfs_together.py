@@ -244,9 +244,14 @@ def test_big_timestamps_on_both_sides_of_1970_and_at_their_bounds(early: tuple[i
     assert [*found[0], *found[1]] == [value - epoch for value in values]
 
 
-@pytest.mark.parametrize(("step", "sizes"), [(1, [1024] * 9 + [784]), (50, [1024, 4096, 4880])])
-def test_lists_grow_only_where_inodes_lie_far_apart(step: int, sizes: list[int]) -> None:
-    entries = [(b"name", 128 + number * step, 8, number + 1) for number in range(10_000)]
+@pytest.mark.parametrize(
+    ("step", "gap", "sizes"),
+    [(1, 0, [1024] * 9 + [784]), (1, 1 << 20, [1024] * 9 + [784]), (3, 0, [1024, 4096, 4880])],
+    ids=["together", "in two places", "apart"],
+)
+def test_lists_grow_only_where_inodes_lie_far_apart(step: int, gap: int, sizes: list[int]) -> None:
+    places = [128 + number * step + (gap if number >= 500 else 0) for number in range(10_000)]
+    entries = [(b"name", place, 8, number + 1) for number, place in enumerate(places)]
     batches = [entries[at : at + 16] for at in range(0, len(entries), 16)]
     found = list(gathered(batches))
     assert [len(each) for each in found] == sizes

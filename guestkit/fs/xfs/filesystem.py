@@ -42,6 +42,8 @@ from guestkit.fs.xfs.xattr import Attribute, attributes, kernel_acl, value_of
 from guestkit.limits import Limits
 from guestkit.source import Source
 
+# entries of a directory that are listed first: so few at a time that the garbage collector does not look at their stats
+_FIRST = 128
 _new = tuple.__new__
 
 
@@ -90,7 +92,7 @@ class Xfs(FileSystem):
                 yield _new(DirEntry, entry), status
 
     def scan_lists(self, directory: int, cookie: int = 0) -> Iterator[tuple[list[Raw], list[Stat | None]]]:
-        for batch in gathered(self._directories.batches(self._directories.open(directory), cookie)):
+        for batch in gathered(self._directories.batches(self._directories.open(directory), cookie), _FIRST):
             stats = self._stats({entry[1] for entry in batch})
             yield batch, [stats[entry[1]] for entry in batch]
 

@@ -126,15 +126,16 @@ class Directories:
             if piece is None:
                 break
             number, block, data = piece
-            batch = []
             for at in range(0, len(data), size):
                 buf = data[at : at + size]
+                entries: list[Raw] = []
                 try:
                     verify_data(buf, block, ino, self._blocks, single)
                     entries, flaw = parse_names(buf, number * size, form, single)
-                    batch += entries
                 except Corrupt as error:
                     flaw = error
+                if entries:
+                    yield _behind(entries, cookie) if cookie else entries
                 if flaw is not None:
                     flaw.within(where, f"block {number}")
                     self._damage.add(where, flaw)
@@ -144,10 +145,6 @@ class Directories:
                         raise first
                 number += 1
                 block += self._per
-            if cookie and batch:
-                batch = _behind(batch, cookie)
-            if batch:
-                yield batch
         if first is not None:
             raise first
 
