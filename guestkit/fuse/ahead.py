@@ -89,13 +89,15 @@ class Ahead:
         for listing in lister.done:
             count = len(listing.lengths) if isinstance(listing, Frame) else len(listing.pending)
             self._credit = max(0, self._credit - 1)
+            self._forget(listing.node)  # it may have been wanted, and listed, twice
             self._ready[listing.node] = count, listing
             self._held += count
         lister.done.clear()
 
-    def _forget_oldest(self) -> None:
-        count, _ = self._ready.pop(next(iter(self._ready)))
+    def _forget(self, node: int) -> Directory | Frame | None:
+        count, listing = self._ready.pop(node, (0, None))
         self._held -= count
+        return listing
 
     def listed(self, listing: Directory) -> None:
         """The whole of a directory is listed: its subdirectories come next, before what was wanted earlier."""
@@ -112,14 +114,13 @@ class Ahead:
         if node not in self._ready and (lister.busy or self._credit > 0):
             lister.at_once(node)
             self._keep(lister)
-        count, ready = self._ready.pop(node, (0, None))
-        self._held -= count
+        ready = self._forget(node)
         if ready is None:
             lister.drop(node)
             if self._ready:  # a client goes another way: what was prepared longest ago makes room
-                self._forget_oldest()
+                self._forget(next(iter(self._ready)))
             while self._held > _MOST_HELD:
-                self._forget_oldest()
+                self._forget(next(iter(self._ready)))
         self._credit = min(_CREDIT, self._credit + (2 if ready is not None else 0.25))
         return ready
 

@@ -66,9 +66,13 @@ def child_of(pid: int) -> int:
 
 
 def gone(pid: int) -> bool:
-    until = time.monotonic() + 2
+    """Whether it ends within some seconds; when its parent has ended, init buries it, and that may take its time."""
+    until = time.monotonic() + 5
     while time.monotonic() < until:
-        if not Path(f"/proc/{pid}").exists():
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
             return True
         time.sleep(0.01)
     return False
