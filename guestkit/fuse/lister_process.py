@@ -25,6 +25,7 @@ _MOST_ORDERS = 4096 // _ORDER.size  # of one write, which is whole or not at all
 _HEADER = struct.Struct("=QQII")  # node, last cookie, entries, bytes of the records
 _LARGE = 1 << 18  # bytes of a directory that the mount lists itself, piece by piece
 _MOST_ENTRIES = 8192  # of a directory, likewise
+_STEPS = 16  # of the lister, half a millisecond each at most, before it looks for orders
 _MOST_KEPT = 1 << 16  # directories that are not handed over
 _PIPE = 1 << 16  # bytes of one read
 _HELD = 1 << 18  # bytes that a pipe holds
@@ -192,7 +193,10 @@ def _work(lister: Lister, damage: Callable[[], int], orders: int, results: int) 
                     lister.want({node: size})
         except BlockingIOError:
             pass
-        waits = not lister.step()
+        for _ in range(_STEPS):
+            waits = not lister.step()
+            if waits or lister.done:
+                break
         if lister.done:
             before, found = found, damage()
             if found != before:
