@@ -18,7 +18,6 @@ from guestkit.source import Leaf, patience
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-_BATCH_BYTES = 1 << 19  # decoded by one job: long enough to pay for its start
 _FIRST_AHEAD = 1 << 19  # decoded ahead of a reader that went on where it stopped; doubled each time it does
 _MOST_AHEAD = 1 << 22
 _SKIP = 1 << 18  # a reader that leaves out this much still goes on
@@ -28,16 +27,18 @@ _READERS = 8  # sequential readers that are told apart: the files of a guest sha
 class Decoded(Leaf):
     """A leaf of `size` bytes made in units of `unit` bytes (the last may be shorter)."""
 
+    batch_bytes = 1 << 19  # decoded by one job: long enough to pay for its start, though less may be wanted
+
     def __init__(self, size: int, unit: int, limits: Limits, *, in_threads: bool = True) -> None:
         """`in_threads`: whether threads help, as they do when decode() lets go of the interpreter for long enough."""
         self.size = size
         self.unit = unit
         self._limits = limits
-        self._in_threads = in_threads and bool(limits.decode_threads)
+        self._in_threads = in_threads and limits.decode_threads > 1
         self._cache = limits.cache
         self._token = limits.token()
         self._most_ahead = min(_MOST_AHEAD, limits.cache.limit // 4)
-        self._batch = max(1, min(_BATCH_BYTES, self._most_ahead) // unit)  # units
+        self._batch = max(1, min(self.batch_bytes, self._most_ahead) // unit)  # units
         self._pending: dict[int, Future[None]] = {}  # by batch; what a job makes goes into the cache
         self._lock = Lock()
         # of each: where it goes on, how far ahead to decode, the first batch that was not yet begun for it
@@ -103,13 +104,23 @@ class Decoded(Leaf):
                 raise WouldBlock
             if job is not None:
                 if not job.cancel():  # begun: it is nearer to the end than this thread could be
-                    job.exception()
+                    while not job.done() and self._help():
+                        pass
+                    job.exception()  # waits
                 data = cache.get(key)
             if data is None:
                 data = self.decode(index)
                 if not passing:
                     cache.put(key, data, len(data) + 100)
         return data
+
+    def _help(self) -> bool:
+        """Decode the first batch that was not yet begun; False when there is none."""
+        for number, job in list(self._pending.items()):
+            if job.cancel():
+                self._decode_batch(number, min((number + 1) * self._batch - 1, (self.size - 1) // self.unit))
+                return True
+        return False
 
     def _drop(self, first: int, end: int) -> None:
         """Keep no longer what a reader has passed: not before all of its read was there, as it may be repeated."""
@@ -167,11 +178,12 @@ class Decoded(Leaf):
     def _decode_batch(self, number: int, end: int) -> None:
         cache, token = self._cache, self._token
         missing = [index for index in range(number * self._batch, end + 1) if (token, index) not in cache]
-        for index, data in self.decode_some([index for index in missing if self.wanted(index)]):
+        missing = [index for index in missing if self.wanted(index)]
+        for index, data in self.decode_some(missing) if missing else ():
             cache.put((token, index), data, len(data) + 100)
 
     def decode_some(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield (index, bytes) of those of the ascending units that can be made; for read-ahead.
+        """Yield (index, bytes) of those of the ascending units, one at least, that can be made; for read-ahead.
 
         A layer whose input lies together may read it at once.
         """

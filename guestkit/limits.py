@@ -99,7 +99,7 @@ class Limits:
     """One object a Guest, passed to every opener: its cache and its pool of decoding threads."""
 
     def __init__(self, cache_bytes: int = 32 * MIB, decode_threads: int = 2) -> None:
-        """`decode_threads`: how many decompress ahead of a sequential reader; 0 for none."""
+        """`decode_threads`: how many decompress for a sequential reader, its own among them; below 2 no others."""
         self.cache = Cache(cache_bytes)
         self.decode_threads = decode_threads
         self._pool: ThreadPoolExecutor | None = None
@@ -115,13 +115,13 @@ class Limits:
 
     def pool(self) -> ThreadPoolExecutor | None:
         """The threads that decode ahead, started when first needed; None when there are to be none."""
-        if self._pool is None and self.decode_threads and not self._closed:
+        if self._pool is None and self.decode_threads > 1 and not self._closed:
             from concurrent.futures import ThreadPoolExecutor
 
             bytes(_FREED)
             with self._lock:
                 if self._pool is None:
-                    self._pool = ThreadPoolExecutor(self.decode_threads, "guestkit-decode")
+                    self._pool = ThreadPoolExecutor(self.decode_threads - 1, "guestkit-decode")
         return self._pool
 
     def close(self) -> None:

@@ -25,26 +25,37 @@ _PLACE = 1 << 22  # logical addresses between extents
 
 
 class Stored(Leaf):
-    """Compressed extents by number, each `_PLACE` from the next; counts how often each is read."""
+    """Compressed extents by number, one behind the other or far from it; counts how often each is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool) -> None:
         self.size = 1 << 64
-        self.kept: list[bytes] = []
+        self.apart = apart
+        self.kept: dict[int, bytes] = {}  # by address
+        self.numbers: dict[int, int] = {}
+        self.end = _PLACE
         self.times: dict[int, int] = {}
+        self.reads = 0
         self.bad: set[int] = set()
 
     def add(self, content: bytes) -> tuple[int, int]:
         packed = zlib.compress(content, 1)
-        self.kept.append(packed + bytes(-len(packed) % 4096))
-        return len(self.kept) * _PLACE, len(self.kept[-1])
+        packed += bytes(-len(packed) % 4096)
+        at = self.end
+        self.numbers[at] = len(self.kept)
+        self.kept[at] = packed
+        self.end += _PLACE if self.apart else len(packed)
+        return at, len(packed)
 
     def read_into(self, offset: int, buf: memoryview) -> None:
-        number = offset // _PLACE - 1
-        self.times[number] = self.times.get(number, 0) + 1
-        if number in self.bad:
-            raise Corrupt("data: bad checksum")
-        assert offset % _PLACE == 0
-        buf[:] = self.kept[number][: len(buf)]
+        self.reads += 1
+        done = 0
+        while done < len(buf):
+            number, packed = self.numbers[offset + done], self.kept[offset + done]
+            self.times[number] = self.times.get(number, 0) + 1
+            if number in self.bad:
+                raise Corrupt("data: bad checksum")
+            buf[done : done + len(packed)] = packed
+            done += len(packed)
 
 
 class Map:
@@ -58,9 +69,9 @@ class Map:
 class Made:
     """A file of compressed extents of the given lengths, one after another; a negative one is a hole."""
 
-    def __init__(self, lengths: list[int], threads: int, seed: int = 1) -> None:
+    def __init__(self, lengths: list[int], threads: int, seed: int = 1, *, apart: bool = False) -> None:
         dice = Random(seed)
-        self.stored = Stored()
+        self.stored = Stored(apart)
         self.limits = Limits(decode_threads=threads)
         map = Map()
         content = bytearray()
@@ -76,9 +87,12 @@ class Made:
         self.content = bytes(content)
 
     def open(self) -> Any:
+        return resolve(self.file())
+
+    def file(self) -> BtrfsFile:
         data: Any = SimpleNamespace(verified=self.stored, unverified=BytesSource(b""), sector=4096, limits=self.limits)
         map: Any = self.map
-        return resolve(BtrfsFile(data, map, 257, len(self.content), True))
+        return BtrfsFile(data, map, 257, len(self.content), True)
 
 
 @pytest.fixture(params=[0, 2])
@@ -90,9 +104,10 @@ def threads(request: pytest.FixtureRequest) -> int:
 SHIFTED = [36 * 1024] + [MOST] * 40 + [20 * 1024, -8192] + [MOST] * 40
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("piece", [100_000, MOST, MIB])
-def test_each_extent_is_read_and_made_once_wherever_it_begins(threads: int, piece: int) -> None:
-    made = Made(SHIFTED, threads)
+def test_each_extent_is_read_and_made_once_wherever_it_begins(threads: int, piece: int, apart: bool) -> None:
+    made = Made(SHIFTED, threads, apart=apart)
     file = made.open()
     size = len(made.content)
     buf = bytearray(size)
@@ -103,6 +118,21 @@ def test_each_extent_is_read_and_made_once_wherever_it_begins(threads: int, piec
     assert set(made.stored.times) == set(range(82))
     # a thread and the reader may meet at a unit
     assert sum(made.stored.times.values()) <= (82 + 8 if threads else 82)
+
+
+@pytest.mark.parametrize("bad", [None, 5])
+def test_extents_that_lie_behind_one_another_are_read_at_once(bad: int | None) -> None:
+    made = Made([MOST] * 6 + [-MOST, 40_960] + [MOST] * 3, 2)
+    made.stored.bad = set() if bad is None else {bad}
+    (decoded,) = {extent.source for extent in made.file().extents(0, 6 * MOST)}
+    expected = {index: made.content[index * MOST : (index + 1) * MOST] for index in range(6)}
+    got = dict(decoded.decode_some(range(7)))
+    assert got.pop(6) == bytes(MOST)
+    if bad is not None:
+        del expected[bad]
+    assert got == expected
+    assert made.stored.reads == (1 if bad is None else 1 + 6)
+    made.limits.close()
 
 
 def test_parts_of_extents_of_any_place_and_length_are_right(threads: int) -> None:
@@ -140,8 +170,9 @@ def test_parts_of_extents_of_any_place_and_length_are_right(threads: int) -> Non
         made.limits.close()
 
 
-def test_a_bad_extent_is_an_error_for_its_own_bytes_alone(threads: int) -> None:
-    made = Made(SHIFTED, threads)
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_bad_extent_is_an_error_for_its_own_bytes_alone(threads: int, apart: bool) -> None:
+    made = Made(SHIFTED, threads, apart=apart)
     made.stored.bad = {20}
     begin = 36 * 1024 + 19 * MOST
     file = made.open()

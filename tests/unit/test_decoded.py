@@ -35,7 +35,7 @@ class Made(Decoded):
         return self.data[index * self.unit : (index + 1) * self.unit]
 
 
-@pytest.fixture(params=[0, 1, 3])
+@pytest.fixture(params=[0, 2, 4])
 def limits(request: pytest.FixtureRequest) -> Limits:
     return Limits(cache_bytes=8 << 20, decode_threads=request.param)
 
@@ -146,6 +146,30 @@ def test_reading_goes_on_without_threads_when_they_were_ended() -> None:
     limits.close()
     assert leaf.read(1 << 19, 1 << 19) == data[1 << 19 :]
     assert limits.pool() is None
+
+
+def test_a_reader_decodes_what_is_next_while_another_thread_makes_what_it_waits_for() -> None:
+    limits = Limits(decode_threads=2)
+    reader = threading.get_ident()
+    begun, helped = threading.Event(), threading.Event()
+    by: dict[int, int] = {}
+
+    def fail(index: int, times: int) -> None:
+        by[index] = threading.get_ident()
+        if threading.get_ident() != reader:
+            begun.set()
+            assert helped.wait(10)
+        elif begun.is_set():
+            helped.set()
+
+    data = random.Random(12).randbytes(4 << 20)
+    leaf = Made(data, 1 << 18, limits, fail)
+    leaf._start(0, 7)  # four batches, of which the pool begins one
+    assert begun.wait(10)
+    assert leaf.read(0, len(data)) == data
+    limits.close()
+    assert helped.is_set() and by[0] != reader and by[2] == reader
+    assert set(leaf.times.values()) == {1}
 
 
 def test_many_threads_read_the_same_bytes() -> None:

@@ -5,7 +5,7 @@ Uncompressed data with checksums goes through one leaf by logical address; witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from guestkit.decoded import Decoded
 from guestkit.errors import Corrupt, GuestkitError
@@ -98,6 +98,8 @@ class Decompressed(Decoded):
     Its byte `lead` is the file's first. What stands elsewhere reads as zeros here, and nobody asks for it.
     """
 
+    batch_bytes = 1 << 21  # all of one file, and likely to be wanted
+
     def __init__(
         self, data: Data, map: ExtentMap, size: int, sums: bool, where: str, lead: int, *, in_threads: bool
     ) -> None:
@@ -129,6 +131,49 @@ class Decompressed(Decoded):
             error.within(self._where)
             raise
         return bytes(end - start) if made is None else bytes(made)
+
+    def decode_some(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """As Decoded's; of windows that one extent fills each, those that lie behind one another are read at once."""
+        begin, end = indices[0] * MOST - self._lead, (indices[-1] + 1) * MOST - self._lead
+        alone: list[int] = []
+        try:
+            filling = {
+                (extent.start + self._lead) // MOST: extent
+                for extent in self._map.extents(max(0, begin), min(end, self.size - self._lead))
+                if extent.method and extent.inline is None and extent.length == MOST
+                if window_lead(extent) == self._lead
+            }
+        except GuestkitError:  # whoever reads what it is about is told
+            filling = {}
+        run: list[tuple[int, FileExtent]] = []
+        for index in indices:
+            extent = filling.get(index)
+            if extent is None:
+                alone.append(index)
+                continue
+            if run and extent.address != run[-1][1].address + run[-1][1].size:
+                yield from self._unpacked(run)
+                run = []
+            run.append((index, extent))
+        if run:
+            yield from self._unpacked(run)
+        if alone:
+            yield from super().decode_some(alone)
+
+    def _unpacked(self, run: list[tuple[int, FileExtent]]) -> Iterator[tuple[int, bytes]]:
+        """The windows of extents that lie behind one another."""
+        start, (_, last) = run[0][1].address, run[-1]
+        try:
+            data = self._input.read(start, last.address + last.size - start)
+        except GuestkitError:  # one of them is damaged
+            yield from super().decode_some([index for index, _ in run])
+            return
+        for index, extent in run:
+            at = extent.address - start
+            try:
+                yield index, decompress(extent.method, data[at : at + extent.size], MOST, self._sector)
+            except GuestkitError:  # whoever reads that window is told
+                continue
 
     def _content(self, extent: FileExtent, once: bool) -> bytes:
         """All bytes of an extent, kept for the next window unless this one wants them `once`."""

@@ -18,7 +18,8 @@ from guestkit.source import Extent, Leaf, Source
 
 _CSUM_OBJECT = (1 << 64) - 10
 _CSUM_ITEM = 128
-_STEP = 1 << 17  # bytes that are read and verified at once: what stays in the processor's cache
+_STEP = 1 << 17  # bytes that are read and verified at once: what stays in the processor's cache ...
+_RUN = 1 << 20  # ... and where they would have to be joined
 _EVERYTHING = 1 << 64
 
 
@@ -41,7 +42,7 @@ class Verified(Leaf):
         parts = []
         at = start
         while at < end:
-            part = self._sectors(at, min(end - at, _STEP))
+            part = self._sectors(at, min(end - at, _RUN))
             at += len(part)
             parts.append(part)
         made = parts[0] if len(parts) == 1 else b"".join(parts)
