@@ -145,5 +145,8 @@ class SyntheticFS(FileSystem):
     def has_xattrs(self) -> bool:
         return False
 
+    def may_refuse_open(self) -> bool:
+        return False
+
 
 _TYPES = {stat.S_IFDIR: DT_DIR, stat.S_IFLNK: DT_LNK, stat.S_IFREG: DT_REG}

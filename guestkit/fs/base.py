@@ -315,6 +315,10 @@ class FileSystem(ABC):
         """False when the filesystem as a whole can hold none, so that nobody need ask."""
         return True
 
+    def may_refuse_open(self) -> bool:
+        """Whether open() may refuse a file that is whole for what it is: encrypted, or kept where nobody reads."""
+        return True
+
     def streams(self, ino: int) -> Sequence[tuple[bytes, int]]:
         """(name, size) of each named stream."""
         return ()

@@ -121,6 +121,9 @@ class Plain(FileSystem, Generic[T, N]):
     def has_xattrs(self) -> bool:
         return False
 
+    def may_refuse_open(self) -> bool:
+        return False
+
     def scan(self, directory: int, cookie: int = 0) -> Iterator[DirEntry]:
         for names in self._pieces(directory, cookie):
             for entry in names.entries[_begin(names, cookie) :]:

@@ -5,7 +5,7 @@ lseek) and takes several times as long for a request. One thread reads and answe
 because waking an idle core costs more than a request does, and does useful work ahead meanwhile. While another process
 lists ahead it sleeps instead: that process and the client need the cores. What would wait goes to a worker thread.
 Directories are not opened: the kernel is told so once, asks no more, and keeps what was listed, so that a directory
-costs two requests and its second listing none.
+costs two requests and its second listing none. Nor are files, unless some may not be opened: a small one costs one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from guestkit.fuse import protocol as p
 from guestkit.fuse.directory import READY, Directory
 from guestkit.fuse.lister_process import Frame
 from guestkit.fuse.options import MountOptions
-from guestkit.fuse.requests import MOST_READ, Requests
+from guestkit.fuse.requests import MOST_READ, Requests, sought
 from guestkit.namespace import Namespace
+from guestkit.source import Source
 
 SPIN_SECONDS = 100e-6  # 60 to 200 us are equal, 30 is too short
 YIELD_SECONDS = 25e-3  # signals, worker threads and cancellation get their turn this often
@@ -51,7 +52,7 @@ class Direct:
         self._nursery: Any = None
         self._limiter: Any = None
         self._blocked = 0
-        self._open_directories = False
+        self._open_files = self._open_directories = False
         self._shares = False  # the last request was one that a lister process prepares answers to
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -125,7 +126,7 @@ class Direct:
         body = self._view[p.HEADER_SIZE : length]
         try:
             if opcode == p.READ:
-                self._read(unique, *p.READ_IN.unpack_from(body))
+                self._read(unique, number, *p.READ_IN.unpack_from(body))
             elif opcode == p.READDIRPLUS or opcode == p.READDIR:
                 self._shares = self.requests.ahead.shared
                 _, cookie, size = p.READ_IN.unpack_from(body)
@@ -145,6 +146,7 @@ class Direct:
             elif opcode == p.INIT:
                 reply, able = p.init_reply(body)
                 self._open_directories = not able & p.NO_OPENDIR
+                self._open_files = not able & p.NO_OPEN or self.requests.namespace.may_refuse_open()
                 self._send(unique, reply)
             elif opcode == p.OPENDIR and self._open_directories:
                 self._send(unique, p.opened(0, p.KEEP_CACHE | p.CACHE_DIR))
@@ -184,30 +186,40 @@ class Direct:
 
     # files
 
-    def _read(self, unique: int, handle: int, offset: int, length: int) -> None:
-        requests = self.requests
-        source = requests.files[handle]
-        ahead = requests.started(handle, offset, length)
-        if ahead is not None:
-            self._send(unique, ahead)
-            return
-        length = max(0, min(length, source.size - offset, MOST_READ))
-        whole = self._reply[: p.REPLY_SIZE + length]
+    def _source(self, number: int, handle: int) -> Source:
+        """The bytes of an open file, or of any where files need not be opened."""
+        return self.requests.files[handle] if self._open_files else self.requests.file(number)
+
+    def _read(self, unique: int, number: int, handle: int, offset: int, length: int) -> None:
+        if self._open_files:
+            ahead = self.requests.started(handle, offset, length)
+            if ahead is not None:
+                self._send(unique, ahead)
+                return
         try:
+            source = self._source(number, handle)
+            length = max(0, min(length, source.size - offset, MOST_READ))
+            whole = self._reply[: p.REPLY_SIZE + length]
             source.read_into(offset, whole[p.REPLY_SIZE :])
         except WouldBlock:
-            self._later(unique, p.READ, lambda: source.read(offset, length))
+            self._later(unique, p.READ, lambda: self._bytes(number, handle, offset, length))
             return
         p.REPLY.pack_into(whole, 0, p.REPLY_SIZE + length, 0, unique)
         self._write(whole)
 
+    def _bytes(self, number: int, handle: int, offset: int, length: int) -> bytes:
+        source = self._source(number, handle)
+        return source.read(offset, max(0, min(length, source.size - offset, MOST_READ)))
+
     def _open(self, number: int, body: memoryview) -> Work:
+        if not self._open_files:  # the kernel will not ask again, and reads by number
+            raise GuestkitError("files need not be opened", number=errno.ENOSYS)
         flags = p.SIZE_IN.unpack_from(body)[0]
         return lambda: p.opened(self.requests.open(number, flags))
 
     def _lseek(self, number: int, body: memoryview) -> Work:
         handle, offset, whence = p.LSEEK_IN.unpack_from(body)
-        return lambda: p.NUMBER.pack(self.requests.seek(handle, offset, whence))
+        return lambda: p.NUMBER.pack(sought(self._source(number, handle), offset, whence))
 
     # directories
 

@@ -33,7 +33,7 @@ _ASYNC_READ, _DO_READDIRPLUS, _PARALLEL_DIROPS, _MAX_PAGES, _CACHE_SYMLINKS = 1,
 _WANTED = _ASYNC_READ | _DO_READDIRPLUS | _PARALLEL_DIROPS | _MAX_PAGES | _CACHE_SYMLINKS
 _PAGES = 256  # of one request: 1 MiB
 KEEP_CACHE, CACHE_DIR = 1 << 1, 1 << 3
-NO_OPENDIR = 1 << 24  # FUSE_NO_OPENDIR_SUPPORT: since Linux 5.1 directories need not be opened
+NO_OPEN, NO_OPENDIR = 1 << 17, 1 << 24  # FUSE_NO_OPEN(DIR)_SUPPORT: files, since Linux 5.1 directories, may stay shut
 
 HEADER_SIZE = 40
 HEADER = struct.Struct("=IIQQIII4x")  # len, opcode, unique, nodeid, uid, gid, pid

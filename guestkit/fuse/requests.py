@@ -28,6 +28,7 @@ from guestkit.source import Source, patience
 
 MOST_READ = 1 << 20  # bytes; what a client asks for at once
 _LONGEST_TARGET = 4095  # bytes
+_MOST_KEPT = 64  # files that need not be opened
 _ACCESS_MODES = os.O_WRONLY | os.O_RDWR
 
 
@@ -50,6 +51,7 @@ class Requests:
         self.ahead = Ahead(self.lister, self.listing)
         self._options = options
         self.files: dict[int, Source] = {}
+        self._kept: dict[int, Source] = {}  # by number, what was read last at the end
         self._raw_links = options.raw_links
         self._mount_point = {} if mount_point_timeout is None else {"timeout": mount_point_timeout}
         self._above: dict[int, int] = {}
@@ -139,6 +141,17 @@ class Requests:
         self.ahead.opened(handle, source)
         return handle
 
+    def file(self, number: int) -> Source:
+        """The bytes of a file that need not be opened, kept for the next read."""
+        kept = self._kept
+        source = kept.pop(number, None)
+        if source is None:
+            source = self.namespace.open(self.nodes.node(number))
+        kept[number] = source
+        if len(kept) > _MOST_KEPT:  # a copy: another thread may add one
+            kept.pop(list(kept)[0], None)  # noqa: RUF015
+        return source
+
     def read(self, handle: int, offset: int, length: int) -> bytes:
         """At most `length` bytes; fewer only at the end of the file."""
         ahead = self.started(handle, offset, length)
@@ -156,20 +169,6 @@ class Requests:
         if ahead is not None and (len(ahead) >= length or len(ahead) == self.files[handle].size):
             return ahead if len(ahead) <= length else ahead[:length]
         return None
-
-    def seek(self, handle: int, offset: int, whence: int) -> int:
-        """Where the next data (SEEK_DATA) or hole (SEEK_HOLE) begins. Raises: ENXIO beyond the end, EINVAL."""
-        source = self.files[handle]
-        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
-            raise InvalidArgument("whence")
-        if offset >= source.size:
-            raise GuestkitError("beyond the end", number=errno.ENXIO)
-        for extent in source.extents(offset, source.size - offset):
-            if (extent.source is None) == (whence == os.SEEK_HOLE):
-                return extent.offset
-        if whence == os.SEEK_HOLE:  # there is one behind every file
-            return source.size
-        raise GuestkitError("no data behind", number=errno.ENXIO)
 
     def release(self, handle: int) -> None:
         self.files.pop(handle, None)
@@ -212,3 +211,17 @@ class Requests:
     def forget(self, number: int, count: int) -> None:
         if number >= TABLE:
             self.nodes.forget(number, count)
+
+
+def sought(source: Source, offset: int, whence: int) -> int:
+    """Where the next data (SEEK_DATA) or hole (SEEK_HOLE) begins. Raises: ENXIO beyond the end, EINVAL."""
+    if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+        raise InvalidArgument("whence")
+    if offset >= source.size:
+        raise GuestkitError("beyond the end", number=errno.ENXIO)
+    for extent in source.extents(offset, source.size - offset):
+        if (extent.source is None) == (whence == os.SEEK_HOLE):
+            return extent.offset
+    if whence == os.SEEK_HOLE:  # there is one behind every file
+        return source.size
+    raise GuestkitError("no data behind", number=errno.ENXIO)

@@ -153,6 +153,17 @@ def test_reads_at_any_place_equal_slices_of_the_whole(fs: FileSystem) -> None:
         assert covered == source.size
 
 
+def test_a_filesystem_that_may_not_refuse_files_opens_all(fs: FileSystem) -> None:
+    refused = 0
+    for _, ino, status in fs.walk():
+        if status is not None and stat.S_ISREG(status.mode):
+            try:
+                fs.open(ino)
+            except (NeedKey, Unsupported):
+                refused += 1
+    assert fs.may_refuse_open() or not refused
+
+
 def test_xattrs_that_are_listed_can_be_read(fs: FileSystem) -> None:
     for _, ino, _ in fs.walk():
         names = fs.xattr_names(ino)

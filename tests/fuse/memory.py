@@ -51,6 +51,7 @@ class Node:
         self.rdev = 0
         self.time_ns = TIME_NS
         self.error: Exception | None = None  # of stat()
+        self.refusal: Exception | None = None  # of open()
 
 
 class MemoryFS(FileSystem):
@@ -62,9 +63,11 @@ class MemoryFS(FileSystem):
     def __init__(self, *, xattrs: bool = False, files: int = 1000) -> None:
         super().__init__()
         self.nodes = {2: Node(2, stat.S_IFDIR | 0o755, 2)}
+        self.refuses = False  # whether open() may refuse a file, so that the kernel must ask
         self._xattrs = xattrs
         self._files = files
         self.lookup_hook: Callable[[bytes], None] | None = None
+        self.open_hook: Callable[[], None] | None = None
         self.key = 11
 
     def add(self, parent: int, name: bytes, mode: int, source: Source | bytes = b"", target: bytes = b"") -> Node:
@@ -132,10 +135,17 @@ class MemoryFS(FileSystem):
         node = self._node(ino)
         if stat.S_ISDIR(node.mode):
             raise IsADirectory
+        if self.open_hook is not None:
+            self.open_hook()
+        if node.refusal is not None:
+            raise node.refusal
         return node.source
 
     def statvfs(self) -> StatVfs:
         return StatVfs(4096, 4096, self._files * 10, 7, 5, self._files, 3, 2, 255)
+
+    def may_refuse_open(self) -> bool:
+        return self.refuses
 
     def has_xattrs(self) -> bool:
         return self._xattrs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import stat
 import struct
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from memory import Failing, MemoryFS, Slow, load
 
-from guestkit.errors import Busy, Corrupt, NotFound, Unsupported, WouldBlock
+from guestkit.errors import Busy, Corrupt, NeedKey, NotFound, Unsupported, WouldBlock
 from guestkit.fuse import MountOptions, serve, stop
 from guestkit.namespace import MountTable
 from guestkit.source import FileSource, patience
@@ -397,10 +398,11 @@ def test_init_speaks_what_both_sides_know():
         ask(7, 8)
 
 
-def test_a_kernel_that_must_open_directories_may(mounted, monkeypatch):
-    """Linux before 5.1 takes ENOSYS for an error."""
+def test_a_kernel_that_must_open_files_and_directories_may(mounted, monkeypatch):
+    """Linux before 5.1 takes ENOSYS for an error, where directories are opened."""
     from guestkit.fuse import protocol
 
+    monkeypatch.setattr(protocol, "NO_OPEN", 0)
     monkeypatch.setattr(protocol, "NO_OPENDIR", 0)
     fs = MemoryFS()
     inner = fs.directory(2, b"inner")
@@ -410,16 +412,68 @@ def test_a_kernel_that_must_open_directories_may(mounted, monkeypatch):
     for _ in range(2):
         assert len(os.listdir(mount.at / "inner")) == 500
     assert output("find", mount.at, "-type", "f").count("\n") == 500
+    assert (mount.at / "inner/file 7").read_bytes() == b"x"
     assert mount.end() == 0
 
 
-def test_holes_can_be_sought(mounted, tmp_path):
+both_ways = pytest.mark.parametrize("refuses", [False, True], ids=["shut", "opened"])
+
+
+@both_ways
+def test_files_are_opened_only_where_some_may_be_refused(mounted, tmp_path, refuses):
+    log = tmp_path / "opened"
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    fs = MemoryFS()
+    fs.refuses = refuses
+    fs.open_hook = lambda: os.write(written, b".")
+    content = [random.Random(number).randbytes(300_000) for number in range(100)]
+    for number, data in enumerate(content):
+        fs.file(2, b"file%d" % number, data)
+    fs.file(2, b"sealed", b"secret").refusal = NeedKey("sealed")
+    mount = mounted(fs)
+    files = [os.open(mount.at / f"file{number}", os.O_RDONLY) for number in range(100)]
+    assert log.stat().st_size == (100 if refuses else 0)
+    for offset in (200_000, 100_000, 299_000, 0):  # more files in turn than are kept
+        for fd, data in zip(files, content, strict=True):
+            assert os.pread(fd, 5000, offset) == data[offset : offset + 5000]
+    for fd in files:
+        os.close(fd)
+    if refuses:
+        with pytest.raises(OSError) as caught:
+            os.open(mount.at / "sealed", os.O_RDONLY)
+    else:
+        fd = os.open(mount.at / "sealed", os.O_RDONLY)
+        with pytest.raises(OSError) as caught:
+            os.read(fd, 10)
+        os.close(fd)
+    assert caught.value.errno == errno.ENOKEY
+    assert mount.end() == 0
+
+
+@both_ways
+def test_a_file_that_must_be_waited_for_is_opened_by_a_thread_that_may(mounted, refuses):
+    def wait() -> None:
+        if not patience.may_block:
+            raise WouldBlock
+
+    fs = MemoryFS()
+    fs.refuses = refuses
+    fs.open_hook = wait
+    fs.file(2, b"file", b"late" * 5000)
+    mount = mounted(fs)
+    assert (mount.at / "file").read_bytes() == b"late" * 5000
+    assert mount.end() == 0
+
+
+@both_ways
+def test_holes_can_be_sought(mounted, tmp_path, refuses):
     plain = tmp_path / "sparse"
     with plain.open("wb") as file:
         file.truncate(1 << 20)
         file.seek(300 << 10)
         file.write(bytes(range(256)) * 256)
     fs = MemoryFS()
+    fs.refuses = refuses
     fs.file(2, b"sparse", FileSource.open(plain))
     fs.file(2, b"dense", b"x" * 5000)
     mount = mounted(fs)

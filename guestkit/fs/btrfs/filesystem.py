@@ -278,6 +278,9 @@ class Btrfs(FileSystem):
             error.within(f"inode {number}", "extended attributes")
             raise
 
+    def may_refuse_open(self) -> bool:
+        return False
+
     def xattr_names(self, ino: int) -> Sequence[bytes]:
         return [attribute.name for attribute in self._attributes(ino)]
 

@@ -234,6 +234,9 @@ class Ext4(FileSystem):
                     raise
         raise NoAttribute
 
+    def may_refuse_open(self) -> bool:
+        return self._encrypts
+
     def has_xattrs(self) -> bool:
         return bool(self.superblock.compat & f.EXT_ATTR)
 

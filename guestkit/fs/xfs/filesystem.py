@@ -167,6 +167,9 @@ class Xfs(FileSystem):
                     raise
         raise NoAttribute
 
+    def may_refuse_open(self) -> bool:
+        return self.superblock.realtime
+
     def has_xattrs(self) -> bool:
         return bool(self.superblock.version_bits & f.ATTR)
 
