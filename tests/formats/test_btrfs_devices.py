@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from functools import cache
 from itertools import combinations
@@ -73,6 +74,31 @@ def test_noise_on_any_devices_that_can_be_spared_changes_nothing(name: str) -> N
         noticed += count
         assert all(problem.message.endswith("bad checksum; another copy was used") for problem in first)
     assert noticed  # what stands in first copies
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["noise", "missing"])
+@pytest.mark.parametrize("name", SPARE)
+def test_a_callers_buffer_is_filled_with_what_is_right_too(name: str, lost: bool) -> None:
+    devices = unpacked(name)
+    expected = whole(name)
+    bad = set(range(SPARE[name]))
+    left = [spoiled(device) if at in bad else device for at, device in enumerate(devices) if not lost or at not in bad]
+    fs = opened(*left)
+    read = 0
+    for path, ino, status in fs.walk():
+        if status is None or not stat.S_ISREG(status.mode) or path.startswith(b"nocow/"):
+            continue
+        source = fs.open(ino)
+        buf = bytearray(source.size)
+        source.read_into(0, memoryview(buf))
+        assert hashlib.sha256(buf).hexdigest() == expected[path.decode()]["sha256"]
+        if source.size > 2:  # neither begins nor ends with a sector
+            part = bytearray(source.size - 2)
+            source.read_into(1, memoryview(part))
+            assert part == buf[1:-1]
+        read += source.size
+    assert read > 100_000
+    assert lost or fs.problems()[0]
 
 
 @pytest.mark.parametrize("name", ["raid0", "raid5", "raid6", "raid1"])

@@ -18,7 +18,7 @@ from guestkit.source import Extent, Leaf, Source
 
 _CSUM_OBJECT = (1 << 64) - 10
 _CSUM_ITEM = 128
-_STEP = 1 << 17  # bytes that are read and verified at once: what stays in the processor's cache ...
+_STEP = 1 << 18  # bytes that are read and verified at once: what stays in the processor's cache ...
 _RUN = 1 << 20  # ... and where they would have to be joined
 _EVERYTHING = 1 << 64
 
@@ -52,35 +52,61 @@ class Verified(Leaf):
         done, length = 0, len(buf)
         sector = self._sector
         while done < length:
-            place = offset + done
-            inside = place % sector
-            part = self._sectors(place - inside, min(-(-(inside + length - done) // sector) * sector, _STEP))
-            take = min(len(part) - inside, length - done)
-            buf[done : done + take] = part if take == len(part) else memoryview(part)[inside : inside + take]
+            inside = (offset + done) % sector
+            whole = (length - done) // sector * sector
+            if not inside and whole:
+                done += self._sectors_into(offset + done, buf[done : done + min(whole, _STEP)])
+                continue
+            part = self._sectors(offset + done - inside, sector)
+            take = min(sector - inside, length - done)
+            buf[done : done + take] = part[inside : inside + take]
             done += take
 
     def _sectors(self, start: int, length: int) -> bytes:
         """Return whole sectors, verified: `length` bytes, or less where a chunk ends. Raises: Corrupt, SourceError."""
-        pool = self._pool
-        chunk = pool.chunk(start)
+        chunk = self._pool.chunk(start)
         length = min(length, chunk.end - start)
         sums = self._sums(start, length)
         try:
-            data = pool.read(chunk, start, length)
-        except GuestkitError:  # a copy is not there: sector by sector, from where it is
-            return b"".join(
-                self._repaired(chunk, at, sums[(at - start) // self._sector * self._width :][: self._width], 0)
-                for at in range(start, start + length, self._sector)
-            )
+            data = self._pool.read(chunk, start, length)
+        except GuestkitError:  # a copy is not there
+            return self._one_by_one(chunk, start, length, sums)
         bad = self._differing(data, sums)
         if not bad:
             return data
         fixed = bytearray(data)
+        self._mend(chunk, start, memoryview(fixed), sums, bad)
+        return bytes(fixed)
+
+    def _sectors_into(self, start: int, buf: memoryview) -> int:
+        """As _sectors(), into the begin of `buf`; return how many bytes."""
+        chunk = self._pool.chunk(start)
+        length = min(len(buf), chunk.end - start)
+        buf = buf[:length]
+        sums = self._sums(start, length)
+        try:
+            self._pool.read_into(chunk, start, buf)
+        except GuestkitError:  # a copy is not there
+            buf[:] = self._one_by_one(chunk, start, length, sums)
+            return length
+        bad = self._differing(buf, sums)
+        if bad:
+            self._mend(chunk, start, buf, sums, bad)
+        return length
+
+    def _one_by_one(self, chunk: Chunk, start: int, length: int, sums: bytes) -> bytes:
+        """Whole sectors, each from where it is."""
+        return b"".join(
+            self._repaired(chunk, at, sums[(at - start) // self._sector * self._width :][: self._width], 0)
+            for at in range(start, start + length, self._sector)
+        )
+
+    def _mend(self, chunk: Chunk, start: int, data: memoryview, sums: bytes, bad: list[int]) -> None:
+        """Replace the sectors `bad` of `data` by what another copy has."""
         for index in bad:
             at = index * self._sector
             sum = sums[index * self._width : (index + 1) * self._width]
-            fixed[at : at + self._sector] = self._repaired(chunk, start + at, sum, 1)
-        return bytes(fixed)
+            data[at : at + self._sector] = self._repaired(chunk, start + at, sum, 1)
 
     def _repaired(self, chunk: Chunk, address: int, sum: bytes, first: int) -> bytes:
         """A sector from the first of the ways from `first` on that gives the right bytes."""
@@ -195,7 +221,7 @@ class Unverified(Leaf):
         return None
 
 
-Comparison = Callable[[bytes, bytes], list[int]]
+Comparison = Callable[[bytes | memoryview, bytes], list[int]]
 
 
 def _comparison(name: str, digest: Callable[[bytes], bytes], sector: int) -> Comparison:
@@ -205,7 +231,7 @@ def _comparison(name: str, digest: Callable[[bytes], bytes], sector: int) -> Com
     if name == "crc32c":
         extend = crc32c_extend()
 
-        def differing_crc32c(data: bytes, sums: bytes) -> list[int]:
+        def differing_crc32c(data: bytes | memoryview, sums: bytes) -> list[int]:
             count = len(data) // sector
             wanted = unpack(f"<{count}I", sums)
             made = tuple(map(extend, repeat(0), unpack(f"{sector}s" * count, data)))
@@ -215,7 +241,7 @@ def _comparison(name: str, digest: Callable[[bytes], bytes], sector: int) -> Com
 
         return differing_crc32c
 
-    def differing(data: bytes, sums: bytes) -> list[int]:
+    def differing(data: bytes | memoryview, sums: bytes) -> list[int]:
         made = [digest(part) for (part,) in cut(data)]
         if b"".join(made) == sums:
             return []

@@ -104,14 +104,21 @@ class Pool:
             stripe = chunk.stripes[way]
             return self.device(stripe).read(stripe.offset + logical - chunk.start, length)
         buf = bytearray(length)
-        view = memoryview(buf)
-        for piece in chunk.pieces(logical, length, 0 if chunk.parities else way):
-            part = view[piece.logical - logical :][: piece.length]
+        self.read_into(chunk, logical, memoryview(buf), way)
+        return bytes(buf)
+
+    def read_into(self, chunk: Chunk, logical: int, buf: memoryview, way: int = 0) -> None:
+        """As read(), into `buf`."""
+        if chunk.profile in _WHOLE_COPIES:
+            stripe = chunk.stripes[way]
+            self.device(stripe).read_into(stripe.offset + logical - chunk.start, buf)
+            return
+        for piece in chunk.pieces(logical, len(buf), 0 if chunk.parities else way):
+            part = buf[piece.logical - logical :][: piece.length]
             if way and chunk.parities:
                 part[:] = self._recovered(chunk, piece, way)
             else:
                 self.device(piece.stripe).read_into(piece.offset, part)
-        return bytes(buf)
 
     def ways(self, chunk: Chunk) -> int:
         """How many ways there are to read a byte: its copies; or as it stands and then from the rest of its row.
