@@ -17,6 +17,7 @@ from imagefiles import Faulty
 from guestkit.checksum import crc32c
 from guestkit.errors import Corrupt, GuestkitError, InvalidArgument, SourceError
 from guestkit.fs.btrfs import open as open_btrfs
+from guestkit.fs.btrfs.data import Verified
 from guestkit.fs.btrfs.filesystem import Btrfs
 from guestkit.guest import open_guest
 from guestkit.limits import Limits
@@ -211,6 +212,31 @@ def test_a_read_that_the_host_fails_costs_only_what_it_touched_and_nothing_wrong
             assert isinstance(what, GuestkitError) or what == expected[path], path
         source.fails = lambda count: False
         assert seen(fs) == expected
+
+
+def test_a_file_that_ends_within_a_sector_costs_one_read() -> None:
+    (data,) = unpacked("default")
+    counting = Faulty(data)
+    fs = open_btrfs([counting], Limits(decode_threads=0), {})
+    done = 0
+    for _, ino, status in fs.walk():
+        if (
+            status is None
+            or not stat.S_ISREG(status.mode)
+            or not 4096 < status.size < 1 << 17
+            or not status.size % 4096
+        ):
+            continue
+        source = fs.open(ino)
+        extents = list(source.extents(0, status.size))
+        if len(extents) == 1 and isinstance(extents[0].source, Verified):
+            buf = memoryview(bytearray(status.size))
+            source.read_into(0, buf)  # looks for its checksums
+            before = counting.reads
+            source.read_into(0, buf)
+            assert counting.reads == before + 1
+            done += 1
+    assert done
 
 
 def seen(fs: Btrfs) -> dict[bytes, object]:

@@ -53,13 +53,13 @@ class Verified(Leaf):
         sector = self._sector
         while done < length:
             inside = (offset + done) % sector
-            whole = (length - done) // sector * sector
-            if not inside and whole:
-                done += self._sectors_into(offset + done, buf[done : done + min(whole, _STEP)])
+            left = length - done
+            if not inside and (left >= _STEP or not left % sector):
+                done += self._sectors_into(offset + done, buf[done : done + _STEP])
                 continue
-            part = self._sectors(offset + done - inside, sector)
-            take = min(sector - inside, length - done)
-            buf[done : done + take] = part[inside : inside + take]
+            part = self._sectors(offset + done - inside, min(-(-(inside + left) // sector) * sector, _STEP))
+            take = min(len(part) - inside, left)
+            buf[done : done + take] = part if take == len(part) else memoryview(part)[inside : inside + take]
             done += take
 
     def _sectors(self, start: int, length: int) -> bytes:
