@@ -249,14 +249,14 @@ class MountTable:
             raise NotADirectory
         index, key = split_node(directory)
         covered = self._covered
-        for entry, status in self._fs(index).scan_stat(key, cookie):
-            name, ino, kind, behind = entry
-            node = index << KEY_BITS | ino if ino <= _KEY_MASK else node_of(index, ino)
-            if node in covered:
-                node = covered[node]
-                kind = 4
-                status = self._stat_or_none(node)
-            yield _new(Entry, (name, node, kind, behind, status))
+        for batch, stats in self._fs(index).scan_lists(key, cookie):
+            for (name, ino, kind, behind), status in zip(batch, stats, strict=True):
+                node = index << KEY_BITS | ino if ino <= _KEY_MASK else node_of(index, ino)
+                if node in covered:
+                    node = covered[node]
+                    kind = 4
+                    status = self._stat_or_none(node)
+                yield _new(Entry, (name, node, kind, behind, status))
 
     def scan_small(self, directories: Sequence[int]) -> Generator[None, None, dict[int, list[Entry]]]:
         """The whole of those among `directories` that are small and without a flaw: as scan_stat, read together.
