@@ -102,12 +102,11 @@ class Decoded(Leaf):
             job = self._pending.get(index // self._batch)
             if not patience.may_block and (job is None or not job.done()):
                 raise WouldBlock
-            if job is not None:
-                if not job.cancel():  # begun: it is nearer to the end than this thread could be
-                    while not job.done() and self._help():
-                        pass
-                    job.exception()  # waits
-                data = cache.get(key)
+            if job is not None and not job.cancel():  # begun: it is nearer to the end than this thread could be
+                while not job.done() and self._help():
+                    pass
+                job.exception()  # waits
+            data = cache.get(key)  # a job may have ended meanwhile
             if data is None:
                 data = self.decode(index)
                 if not passing:
