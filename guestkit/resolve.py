@@ -16,6 +16,7 @@ from guestkit.source import Extent, FileSource, Leaf, Source, patience
 _WINDOW_BITS = 25  # 32 MiB: one L2 table's worth of small clusters, and most files whole
 _WINDOW = 1 << _WINDOW_BITS
 _MOST_EXTENTS = 1 << 16  # kept by one Resolved, about 12 MiB; then all windows are dropped
+_EXTENT_BYTES = 190
 
 _pread = os.pread
 
@@ -58,6 +59,10 @@ class Resolved(Source):
         self.sector_size = source.sector_size
         self._windows: dict[int, _Window] = {}
         self._extents = 0
+
+    @property
+    def held(self) -> int:
+        return _EXTENT_BYTES * self._extents + self.source.held
 
     def _window(self, index: int) -> _Window:
         window = self._windows.get(index)

@@ -49,6 +49,11 @@ class Source(ABC):
     size: int  # bytes
     sector_size: int = 512  # 512 or 4096, as the layer above must count
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory, about, that what was found out of the mapping takes; what is in a cache does not count."""
+        return 0
+
     @abstractmethod
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """Yield the extents that tile [offset, offset + length) left to right.

@@ -15,7 +15,7 @@ import os
 import select
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -36,6 +36,7 @@ _REQUEST = 1 << 16  # bytes; the kernel wants room for what it might write
 _LISTINGS = 64  # that wait to be gone on with
 
 Work = Callable[[], bytes]
+T = TypeVar("T")
 
 
 class Direct:
@@ -186,9 +187,15 @@ class Direct:
 
     # files
 
-    def _source(self, number: int, handle: int) -> Source:
-        """The bytes of an open file, or of any where files need not be opened."""
-        return self.requests.files[handle] if self._open_files else self.requests.file(number)
+    def _of(self, number: int, handle: int, use: Callable[..., T], *arguments: int) -> T:
+        """What `use` makes of an open file, or of any where files need not be opened."""
+        requests = self.requests
+        if self._open_files:
+            return use(requests.files[handle], *arguments)
+        try:
+            return use(requests.file(number), *arguments)
+        finally:
+            requests.rested(number)
 
     def _read(self, unique: int, number: int, handle: int, offset: int, length: int) -> None:
         if self._open_files:
@@ -197,19 +204,18 @@ class Direct:
                 self._send(unique, ahead)
                 return
         try:
-            source = self._source(number, handle)
-            length = max(0, min(length, source.size - offset, MOST_READ))
-            whole = self._reply[: p.REPLY_SIZE + length]
-            source.read_into(offset, whole[p.REPLY_SIZE :])
+            whole = self._of(number, handle, self._filled, offset, length)
         except WouldBlock:
-            self._later(unique, p.READ, lambda: self._bytes(number, handle, offset, length))
+            self._later(unique, p.READ, lambda: self._of(number, handle, _bytes, offset, length))
             return
-        p.REPLY.pack_into(whole, 0, p.REPLY_SIZE + length, 0, unique)
+        p.REPLY.pack_into(whole, 0, len(whole), 0, unique)
         self._write(whole)
 
-    def _bytes(self, number: int, handle: int, offset: int, length: int) -> bytes:
-        source = self._source(number, handle)
-        return source.read(offset, max(0, min(length, source.size - offset, MOST_READ)))
+    def _filled(self, source: Source, offset: int, length: int) -> memoryview:
+        """The reply to a READ, its header apart."""
+        whole = self._reply[: p.REPLY_SIZE + _there(source, offset, length)]
+        source.read_into(offset, whole[p.REPLY_SIZE :])
+        return whole
 
     def _open(self, number: int, body: memoryview) -> Work:
         if not self._open_files:  # the kernel will not ask again, and reads by number
@@ -219,7 +225,7 @@ class Direct:
 
     def _lseek(self, number: int, body: memoryview) -> Work:
         handle, offset, whence = p.LSEEK_IN.unpack_from(body)
-        return lambda: p.NUMBER.pack(sought(self._source(number, handle), offset, whence))
+        return lambda: p.NUMBER.pack(self._of(number, handle, sought, offset, whence))
 
     # directories
 
@@ -330,3 +336,12 @@ class Direct:
     def _listxattr(self, number: int, body: memoryview) -> Work:
         most = p.SIZE_IN.unpack_from(body)[0]
         return lambda: p.sized(b"".join(name + b"\0" for name in self.requests.listxattr(number)), most)
+
+
+def _there(source: Source, offset: int, length: int) -> int:
+    """How many of `length` bytes a read from `offset` gives."""
+    return max(0, min(length, source.size - offset, MOST_READ))
+
+
+def _bytes(source: Source, offset: int, length: int) -> bytes:
+    return source.read(offset, _there(source, offset, length))

@@ -28,7 +28,8 @@ from guestkit.source import Source, patience
 
 MOST_READ = 1 << 20  # bytes; what a client asks for at once
 _LONGEST_TARGET = 4095  # bytes
-_MOST_KEPT = 64  # files that need not be opened
+_MOST_KEPT = 32  # files that need not be opened ...
+_MOST_HELD = 32 << 20  # ... and bytes of what they know of themselves, about, unless one alone knows more
 _ACCESS_MODES = os.O_WRONLY | os.O_RDWR
 
 
@@ -142,15 +143,24 @@ class Requests:
         return handle
 
     def file(self, number: int) -> Source:
-        """The bytes of a file that need not be opened, kept for the next read."""
+        """The bytes of a file that need not be opened, kept until others are read; rested() follows."""
+        source = self._kept.get(number)
+        if source is None:
+            source = self._kept[number] = self.namespace.open(self.nodes.node(number))
+        return source
+
+    def rested(self, number: int) -> None:
+        """A file that need not be opened was read, and may know more of itself than before: others make room."""
         kept = self._kept
         source = kept.pop(number, None)
         if source is None:
-            source = self.namespace.open(self.nodes.node(number))
+            return
         kept[number] = source
-        if len(kept) > _MOST_KEPT:  # a copy: another thread may add one
-            kept.pop(list(kept)[0], None)  # noqa: RUF015
-        return source
+        others = list(kept)[:-1] if len(kept) > _MOST_KEPT or source.held > _MOST_HELD // _MOST_KEPT else ()
+        for other in others:  # what was not read for longest first
+            if len(kept) <= _MOST_KEPT and sum([each.held for each in list(kept.values())]) <= _MOST_HELD:
+                break
+            kept.pop(other, None)
 
     def read(self, handle: int, offset: int, length: int) -> bytes:
         """At most `length` bytes; fewer only at the end of the file."""
