@@ -203,19 +203,19 @@ class Direct:
             if ahead is not None:
                 self._send(unique, ahead)
                 return
+        requests = self.requests
         try:
-            whole = self._of(number, handle, self._filled, offset, length)
+            source = requests.files[handle] if self._open_files else requests.file(number)
+            length = _there(source, offset, length)
+            whole = self._reply[: p.REPLY_SIZE + length]
+            source.read_into(offset, whole[p.REPLY_SIZE :])
+            p.REPLY.pack_into(whole, 0, p.REPLY_SIZE + length, 0, unique)
+            self._write(whole)
         except WouldBlock:
             self._later(unique, p.READ, lambda: self._of(number, handle, _bytes, offset, length))
-            return
-        p.REPLY.pack_into(whole, 0, len(whole), 0, unique)
-        self._write(whole)
-
-    def _filled(self, source: Source, offset: int, length: int) -> memoryview:
-        """The reply to a READ, its header apart."""
-        whole = self._reply[: p.REPLY_SIZE + _there(source, offset, length)]
-        source.read_into(offset, whole[p.REPLY_SIZE :])
-        return whole
+        finally:  # while the client wakes
+            if not self._open_files:
+                requests.rested(number)
 
     def _open(self, number: int, body: memoryview) -> Work:
         if not self._open_files:  # the kernel will not ask again, and reads by number
